@@ -1,0 +1,136 @@
+"""One frozen image transformer, seen the same way whichever library it comes from.
+
+ST-Adapters change the residual stream *before* attention and *before* the MLP. A forward hook cannot
+express that (it changes a branch, not the stream), so a backbone shows each of its blocks as two residual
+branches, and `stadapter.model` owns the loop over them:
+
+    tokens = [adapter](tokens); tokens = tokens + block.attention(tokens, shape)
+    tokens = [adapter](tokens); tokens = tokens + block.mlp(tokens)
+
+Frames, patch grid and number of prefix tokens are passed down in `TokenShape`, never guessed.
+
+Letters: B clips, T frames, C channels, H W pixel or patch grid, P prefix tokens, N = H*W patch tokens
+per frame, D token width.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class TokenShape(NamedTuple):
+    """How tokens (B*T, P+H*W, D) are to be read as clips of frames of patches."""
+
+    num_frames: int
+    height: int
+    width: int
+    num_prefix: int
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """The pixels a backbone was pretrained on; they travel in the adapter file."""
+
+    resolution: tuple[int, int]
+    """Native height and width in pixels."""
+    mean: tuple[float, float, float]
+    """Per-channel (RGB) mean of pixel values in [0, 1]."""
+    std: tuple[float, float, float]
+    """Per-channel (RGB) standard deviation of pixel values in [0, 1]."""
+    interpolation: Interpolation = "bicubic"
+    """How frames are resized."""
+
+
+class Block(ABC):
+    """One transformer block as two residual branches. A view: it owns no parameters."""
+
+    width: int
+    """D of the tokens that enter the block."""
+
+    def merge(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
+        """What happens to the token grid before this block (patch merging); nothing by default."""
+        return tokens, shape
+
+    @abstractmethod
+    def attention(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """What the block adds for attention, with its norm: (B*T, P+N, D) -> the same."""
+
+    @abstractmethod
+    def mlp(self, tokens: Tensor) -> Tensor:
+        """What the block adds for its MLP, with its norm: (B*T, P+N, D) -> the same."""
+
+
+class Backbone(nn.Module, ABC):
+    """A pretrained image transformer.
+
+    To bring a model that no library knows, subclass this: set the attributes, hold your modules, and
+    implement `blocks`, `embed` and `pool`.
+    """
+
+    id: str
+    """Name by which `create_backbone` makes it again, such as "timm/vit_base_patch16_224"."""
+    width: int
+    """D of the pooled features."""
+    patch_size: tuple[int, int]
+    """Height and width of a patch in pixels; resolutions must be multiples."""
+    num_prefix_tokens: int
+    """P: class and register tokens at the front of each frame."""
+    pixels: PixelConfig
+    """What the pretrained weights expect to see."""
+    weights_file: str | None = None
+    """Local file the weights came from; None means the package, the Hub, or random."""
+    pretrained: bool = True
+    """False: random weights from a fixed seed, the same ones each time."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[Block]:
+        """The blocks in order, as views over this module's parameters."""
+
+    @abstractmethod
+    def embed(self, frames: Tensor) -> Tensor:
+        """Normalised frames (B*T, C, H, W) -> tokens (B*T, P+N, D), position added."""
+
+    @abstractmethod
+    def pool(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """Last tokens (B*T, P+N, D) -> one feature per clip (B, D), final norm included."""
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patch grid of a frame of `height` x `width` pixels.
+
+        Raises:
+            ValueError: a side is no multiple of the patch; the message names the nearest size.
+        """
+        sides = []
+        for name, side, patch in zip(
+            ("height", "width"), (height, width), self.patch_size, strict=True
+        ):
+            if side < patch or side % patch:
+                nearest = max(patch, round(side / patch) * patch)
+                raise ValueError(
+                    f"{name} {side} does not fit backbone {self.id!r}: it must be a multiple of its "
+                    f"patch size {patch}; the nearest is {nearest}"
+                )
+            sides.append(side // patch)
+        return sides[0], sides[1]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and float32 values of all weights: which weights these are."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            values = tensor.detach().to("cpu", torch.float32).contiguous()
+            digest.update(memoryview(values.reshape(-1).numpy()).cast("B"))
+        return digest.hexdigest()
+
+
+def frame_mean(x: Tensor, num_frames: int) -> Tensor:
+    """Average over the frames of each clip: (B*T, ...) -> (B, ...)."""
+    return x.reshape(-1, num_frames, *x.shape[1:]).mean(1)

@@ -1,0 +1,46 @@
+"""The embedded default backbone: a small plain ViT with its weights in the package.
+
+1.2 M parameters, patch 8, 64 x 64 pixels, pretrained on generated still images by
+`tools/pretrain_tiny.py` (see docs/tiny.md), so that everything works without a download.
+"""
+
+from pathlib import Path
+
+import torch
+
+from stadapter._torchvision import ensure_torchvision
+from stadapter.backbones.base import Backbone, PixelConfig
+from stadapter.backbones.timm import RANDOM_SEED, TimmViT
+from stadapter.backbones.weights import read_state_dict
+
+WEIGHTS = Path(__file__).with_name("tiny.safetensors")
+PIXELS = PixelConfig(resolution=(64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def load_tiny(*, weights: Path | None = None, pretrained: bool = True) -> Backbone:
+    """Make the embedded backbone; `weights` or `pretrained=False` replace the packaged ones.
+
+    Raises:
+        ValueError: `weights` are those of another model.
+    """
+    ensure_torchvision()
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = VisionTransformer(
+            img_size=PIXELS.resolution,
+            patch_size=8,
+            embed_dim=128,
+            depth=6,
+            num_heads=4,
+            num_classes=0,
+            dynamic_img_size=True,
+        )
+    if weights is not None or pretrained:
+        path = weights or WEIGHTS
+        try:
+            model.load_state_dict(read_state_dict(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not hold weights of backbone 'tiny': {error}") from error
+    return TimmViT(model, id="tiny", pixels=PIXELS)

@@ -1,0 +1,262 @@
+"""The adapter file: `adapter_model.safetensors` and `adapter_config.json`, self-contained and small.
+
+Only what was trained is saved. The config says for which frozen weights it was trained (by fingerprint),
+with which method, and everything needed to use it: class names, preprocessing, sampling. Loading checks all
+of it before the first weight is touched. Tensors carry their own fingerprint in the safetensors header,
+so a damaged or edited file is refused. Format: docs/file-format.md.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stadapter.atomic import atomic_path, write_json
+from stadapter.backbones import Backbone, create_backbone
+from stadapter.methods import AdapterSet, MethodConfig, TaskInfo, method_from_dict
+from stadapter.model import VideoClassifier
+
+SCHEMA_VERSION = 1
+TENSORS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+class AdapterMismatchError(ValueError):
+    """An adapter does not fit where it is loaded; `differences` lists each reason."""
+
+    def __init__(self, path: Path, differences: list[str]) -> None:
+        self.path = path
+        self.differences = differences
+        listed = "".join(f"\n  - {difference}" for difference in differences)
+        super().__init__(f"adapter {path} cannot be loaded:{listed}")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The content of `adapter_config.json`."""
+
+    backbone_id: str
+    backbone_fingerprint: str
+    backbone_weights_file: str | None
+    backbone_pretrained: bool
+    method: MethodConfig
+    info: TaskInfo
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": {
+                "id": self.backbone_id,
+                "fingerprint": self.backbone_fingerprint,
+                "weights_file": self.backbone_weights_file,
+                "pretrained": self.backbone_pretrained,
+            },
+            "method": self.method.to_dict(),
+            **asdict(self.info),
+            "versions": library_versions(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "AdapterConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a newer schema, or an entry that is missing or impossible.
+        """
+        schema = content.get("schema_version")
+        if not isinstance(schema, int) or schema > SCHEMA_VERSION:
+            raise ValueError(
+                f"its schema_version is {schema!r}, this stadapter reads up to {SCHEMA_VERSION}; "
+                "update stadapter"
+            )
+        try:
+            backbone = content["backbone"]
+            return cls(
+                backbone_id=backbone["id"],
+                backbone_fingerprint=backbone["fingerprint"],
+                backbone_weights_file=backbone["weights_file"],
+                backbone_pretrained=backbone["pretrained"],
+                method=method_from_dict(content["method"]),
+                info=TaskInfo(
+                    class_names=tuple(content["class_names"]),
+                    preprocessing=content["preprocessing"],
+                    sampling=content["sampling"],
+                    scores=content["scores"],
+                ),
+            )
+        except KeyError as error:
+            raise ValueError(f"entry {error} is missing") from error
+        except TypeError as error:
+            raise ValueError(f"an entry has the wrong type: {error}") from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    names = ("stadapter", "torch", "torchvision", "timm", "av")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def save_adapter(model: VideoClassifier, directory: Path) -> None:
+    """Write the trained tensors and their config into `directory`, atomically.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    adapter_set, backbone = model.adapter_set, model.backbone
+    tensors = {
+        name: p.detach().to("cpu").contiguous().clone() for name, p in model.trained_parameters()
+    }
+    config = AdapterConfig(
+        backbone_id=backbone.id,
+        backbone_fingerprint=model.backbone_fingerprint,
+        backbone_weights_file=backbone.weights_file,
+        backbone_pretrained=backbone.pretrained,
+        method=adapter_set.config,
+        info=adapter_set.info,
+    )
+    metadata = {"format": "pt", "fingerprint": tensors_fingerprint(tensors)}
+    with atomic_path(directory / TENSORS) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    write_json(directory / CONFIG, config.to_dict())
+
+
+def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def load_adapter_config(directory: Path) -> AdapterConfig:
+    """Read `adapter_config.json`.
+
+    Raises:
+        FileNotFoundError: `directory` holds no adapter.
+        ValueError: the file is no adapter config, or of a newer schema.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no adapter ({CONFIG} is missing); give the folder that "
+            "`stadapter train --out` wrote"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        return AdapterConfig.from_dict(content)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+def load_tensors(directory: Path) -> dict[str, Tensor]:
+    """Read `adapter_model.safetensors` and check it against its own fingerprint.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, damaged or edited.
+    """
+    path = directory / TENSORS
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no {TENSORS}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    if metadata.get("fingerprint") != tensors_fingerprint(tensors):
+        raise ValueError(
+            f"{path} was damaged or edited after it was saved: its fingerprint differs"
+        )
+    return tensors
+
+
+def load_model(
+    directory: str | Path,
+    *,
+    backbone: Backbone | None = None,
+    backbone_weights: str | Path | None = None,
+    any_fingerprint: bool = False,
+) -> VideoClassifier:
+    """The model as it was saved, in evaluation mode.
+
+    Args:
+        directory: a run folder, or any folder with the two adapter files.
+        backbone: use this one instead of making it by the saved id.
+        backbone_weights: where the pretrained weights are now, if not where they were.
+        any_fingerprint: accept frozen weights other than those the adapter was trained on.
+
+    Raises:
+        FileNotFoundError: no adapter there, or the backbone's weights are gone.
+        ValueError: unreadable files.
+        AdapterMismatchError: the adapter belongs to another backbone or does not fit its config.
+    """
+    directory = Path(directory)
+    config = load_adapter_config(directory)
+    tensors = load_tensors(directory)
+    if backbone is None:
+        backbone = create_backbone(
+            config.backbone_id,
+            weights=backbone_weights or config.backbone_weights_file,
+            pretrained=config.backbone_pretrained,
+        )
+    adapter_set = _build(directory, config, backbone)
+    model = VideoClassifier(backbone, adapter_set)
+    differences = _backbone_differences(config, model, any_fingerprint)
+    differences += _tensor_differences(model, tensors)
+    if differences:
+        raise AdapterMismatchError(directory, differences)
+    with torch.no_grad():
+        for name, parameter in model.trained_parameters():
+            parameter.copy_(tensors[name])
+    return model.eval()
+
+
+def _build(directory: Path, config: AdapterConfig, backbone: Backbone) -> AdapterSet:
+    try:
+        adapter_set = config.method.build(backbone, len(config.info.class_names))
+    except ValueError as error:
+        raise AdapterMismatchError(directory, [str(error)]) from error
+    adapter_set.info = config.info
+    return adapter_set
+
+
+def _backbone_differences(
+    config: AdapterConfig, model: VideoClassifier, any_fingerprint: bool
+) -> list[str]:
+    found = []
+    if config.backbone_id != model.backbone.id:
+        found.append(
+            f"backbone: trained on {config.backbone_id!r}, loaded onto {model.backbone.id!r}"
+        )
+    if config.backbone_fingerprint != model.backbone_fingerprint and not any_fingerprint:
+        found.append(
+            f"frozen weights: trained on fingerprint {config.backbone_fingerprint[:12]}, loaded onto "
+            f"{model.backbone_fingerprint[:12]} (give the same pretrained weights by "
+            "--backbone_weights, or accept others with any_fingerprint=True)"
+        )
+    return found
+
+
+def _tensor_differences(model: VideoClassifier, tensors: Mapping[str, Tensor]) -> list[str]:
+    expected = {name: tuple(p.shape) for name, p in model.trained_parameters()}
+    found = [f"tensor {name}: missing in the file" for name in expected if name not in tensors]
+    found += [f"tensor {name}: not part of the method" for name in tensors if name not in expected]
+    for name, shape in expected.items():
+        if name in tensors and tuple(tensors[name].shape) != shape:
+            found.append(f"tensor {name}: {tuple(tensors[name].shape)} in the file, needs {shape}")
+    return found

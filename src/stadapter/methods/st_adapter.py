@@ -1,0 +1,125 @@
+"""ST-Adapter (Pan et al., NeurIPS 2022, arXiv 2206.13559).
+
+    y = x + up(f(dwconv3d(down(x))))
+
+on patch tokens, before attention and/or before the MLP of a block; prefix tokens pass untouched. The
+authors' released code uses no activation f, zero-initialises the convolution and both biases around it,
+and pads the clip with zero frames on both sides; these are the defaults. `causal=True` looks back only.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stadapter.backbones import Backbone, TokenShape
+from stadapter.methods.heads import LinearHead
+from stadapter.methods.method import SITES, AdapterSet, MethodConfig, Site
+from stadapter.ops import dwconv3d
+
+Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": _quick_gelu, "relu": F.relu, "silu": F.silu}
+
+
+@dataclass(frozen=True)
+class STAdapterConfig(MethodConfig):
+    """Settings of ST-Adapter; the defaults are the published 24x384 model."""
+
+    name: ClassVar[str] = "st_adapter"
+
+    width: int | float = 384
+    """A, channels of the bottleneck; a fraction (0.5) is taken of each block's token width."""
+    kernel_size: tuple[int, int, int] = (3, 1, 1)
+    """Kernel of the depthwise convolution over frames, height, width; odd numbers."""
+    sites: tuple[Site, ...] = SITES
+    """Where adapters sit in a block: before "attention", before "mlp", or both."""
+    last_blocks: int | None = None
+    """Adapt only the last so many blocks; None adapts all."""
+    activation: Activation | None = None
+    """Non-linearity after the convolution; None as in the published code."""
+    causal: bool = False
+    """Look at the current and earlier frames only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # JSON and YAML give lists; the dataclass stays hashable and comparable.
+        object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
+        object.__setattr__(self, "sites", tuple(self.sites))
+        if isinstance(self.width, float) and not 0 < self.width <= 1:
+            raise ValueError(f"width ({self.width}) as a fraction must be above 0 and at most 1")
+        if isinstance(self.width, int) and self.width < 1:
+            raise ValueError(f"width ({self.width}) must be at least 1 channel")
+        if len(self.kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in self.kernel_size):
+            raise ValueError(
+                f"kernel_size {self.kernel_size} must be three odd numbers (frames, height, width)"
+            )
+        unknown = [site for site in self.sites if site not in SITES]
+        if not self.sites or unknown or len(set(self.sites)) < len(self.sites):
+            raise ValueError(f"sites {self.sites} must be one or both of {SITES}")
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ValueError(
+                f"last_blocks ({self.last_blocks}) must be at least 1, or None for all"
+            )
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation {self.activation!r} must be one of {', '.join(ACTIVATIONS)} or None"
+            )
+
+    def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
+        """One `STAdapter` per site in each of the last blocks, and the published head.
+
+        Raises:
+            ValueError: `last_blocks` exceeds the backbone's depth.
+        """
+        depth = len(backbone.blocks)
+        count = depth if self.last_blocks is None else self.last_blocks
+        if count > depth:
+            raise ValueError(
+                f"last_blocks ({count}) exceeds the {depth} blocks of backbone {backbone.id!r}"
+            )
+        adapters: dict[tuple[Site, int], nn.Module] = {
+            (site, i): STAdapter(backbone.blocks[i].width, self)
+            for i in range(depth - count, depth)
+            for site in self.sites
+        }
+        head = LinearHead(backbone.width, num_classes, dropout=self.dropout)
+        return AdapterSet(self, head, adapters=adapters)
+
+
+class STAdapter(nn.Module):
+    """One adapter; the identity as long as its convolution is zero, as it is at first."""
+
+    def __init__(self, token_width: int, config: STAdapterConfig) -> None:
+        super().__init__()
+        width = config.width
+        if isinstance(width, float):
+            width = max(1, round(width * token_width))
+        self.causal = config.causal
+        self.activation = ACTIVATIONS[config.activation] if config.activation else None
+        self.down = nn.Linear(token_width, width)
+        self.conv = nn.Conv3d(width, width, config.kernel_size, groups=width)
+        self.up = nn.Linear(width, token_width)
+        for zero in (self.conv.weight, self.conv.bias, self.down.bias, self.up.bias):
+            assert zero is not None
+            nn.init.zeros_(zero)
+
+    def forward(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """(B*T, P+N, D) -> (B*T, P+N, D), a new tensor."""
+        T, H, W, P = shape
+        prefix, patches = tokens[:, :P], tokens[:, P:]
+        h = self.down(patches)  # (B*T, N, A)
+        h = h.reshape(-1, T, H, W, h.shape[-1])
+        assert self.conv.bias is not None
+        h = dwconv3d(h, self.conv.weight, self.conv.bias, causal=self.causal)
+        if self.activation is not None:
+            h = self.activation(h)
+        patches = patches + self.up(h.reshape(-1, H * W, h.shape[-1]))
+        return torch.cat([prefix, patches], dim=1)
