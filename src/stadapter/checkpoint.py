@@ -1,9 +1,11 @@
-"""The adapter file: `adapter_model.safetensors` and `adapter_config.json`, self-contained and small.
+"""The adapter file: `adapter_model.safetensors` and `adapter_config.json`, self-contained and
+small.
 
-Only what was trained is saved. The config says for which frozen weights it was trained (by fingerprint),
-with which method, and everything needed to use it: class names, preprocessing, sampling. Loading checks all
-of it before the first weight is touched. Tensors carry their own fingerprint in the safetensors header,
-so a damaged or edited file is refused. Format: docs/file-format.md.
+Only what was trained is saved. The config says for which frozen weights it was trained (by
+fingerprint), with which method, and everything needed to use it: class names, preprocessing,
+sampling. Loading checks all of it before the first weight is touched. Tensors carry their own
+fingerprint in the safetensors header, so a damaged or edited file is refused. Format:
+docs/file-format.md.
 """
 
 import hashlib
@@ -136,7 +138,7 @@ def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -245,8 +247,8 @@ def _backbone_differences(
         )
     if config.backbone_fingerprint != model.backbone_fingerprint and not any_fingerprint:
         found.append(
-            f"frozen weights: trained on fingerprint {config.backbone_fingerprint[:12]}, loaded onto "
-            f"{model.backbone_fingerprint[:12]} (give the same pretrained weights by "
+            f"frozen weights: trained on fingerprint {config.backbone_fingerprint[:12]}, loaded "
+            f"onto {model.backbone_fingerprint[:12]} (give the same pretrained weights by "
             "--backbone_weights, or accept others with any_fingerprint=True)"
         )
     return found

@@ -1,7 +1,8 @@
-"""The video classifier: a frozen image transformer, what a method adds to it, and the loop over both.
+"""The video classifier: a frozen image transformer, what a method adds to it, and the loop over
+both.
 
-Letters: B clips, T frames, C channels, H W pixels, P prefix tokens, N patch tokens per frame, D token
-width, K classes.
+Letters: B clips, T frames, C channels, H W pixels, P prefix tokens, N patch tokens per frame, D
+token width, K classes.
 """
 
 from collections.abc import Iterator
@@ -88,7 +89,8 @@ class VideoClassifier(nn.Module):
     def count_macs(self, num_frames: int, resolution: tuple[int, int]) -> int:
         """Multiply-accumulate operations for one view of `num_frames` at (height, width).
 
-        Video papers print these MACs as "GFLOPs"; one MAC is two floating-point operations. Counted on the meta device, where fused attention is counted too.
+        Video papers print these MACs as "GFLOPs"; one MAC is two floating-point operations. Counted
+        on the meta device, where fused attention is counted too.
         """
         meta = {name: t.detach().to("meta") for name, t in self.state_dict().items()}
         video = torch.empty(1, num_frames, 3, *resolution, device="meta")

@@ -1,16 +1,16 @@
 """One frozen image transformer, seen the same way whichever library it comes from.
 
-ST-Adapters change the residual stream *before* attention and *before* the MLP. A forward hook cannot
-express that (it changes a branch, not the stream), so a backbone shows each of its blocks as two residual
-branches, and `stadapter.model` owns the loop over them:
+ST-Adapters change the residual stream *before* attention and *before* the MLP. A forward hook
+cannot express that (it changes a branch, not the stream), so a backbone shows each of its blocks as
+two residual branches, and `stadapter.model` owns the loop over them:
 
     tokens = [adapter](tokens); tokens = tokens + block.attention(tokens, shape)
     tokens = [adapter](tokens); tokens = tokens + block.mlp(tokens)
 
 Frames, patch grid and number of prefix tokens are passed down in `TokenShape`, never guessed.
 
-Letters: B clips, T frames, C channels, H W pixel or patch grid, P prefix tokens, N = H*W patch tokens
-per frame, D token width.
+Letters: B clips, T frames, C channels, H W pixel or patch grid, P prefix tokens, N = H*W patch
+tokens per frame, D token width.
 """
 
 import hashlib
@@ -70,8 +70,8 @@ class Block(ABC):
 class Backbone(nn.Module, ABC):
     """A pretrained image transformer.
 
-    To bring a model that no library knows, subclass this: set the attributes, hold your modules, and
-    implement `blocks`, `embed` and `pool`.
+    To bring a model that no library knows, subclass this: set the attributes, hold your modules,
+    and implement `blocks`, `embed` and `pool`.
     """
 
     id: str
@@ -115,8 +115,8 @@ class Backbone(nn.Module, ABC):
             if side < patch or side % patch:
                 nearest = max(patch, round(side / patch) * patch)
                 raise ValueError(
-                    f"{name} {side} does not fit backbone {self.id!r}: it must be a multiple of its "
-                    f"patch size {patch}; the nearest is {nearest}"
+                    f"{name} {side} does not fit backbone {self.id!r}: it must be a multiple of "
+                    f"its patch size {patch}; the nearest is {nearest}"
                 )
             sides.append(side // patch)
         return sides[0], sides[1]

@@ -1,10 +1,11 @@
 """The embedded default backbone: a small plain ViT with its weights in the package.
 
-1.2 M parameters, patch 8, 64 x 64 pixels, pretrained on generated still images by
+0.8 M parameters, patch 8, 64 x 64 pixels, pretrained on generated still images by
 `tools/pretrain_tiny.py` (see docs/tiny.md), so that everything works without a download.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,26 +18,31 @@ WEIGHTS = Path(__file__).with_name("tiny.safetensors")
 PIXELS = PixelConfig(resolution=(64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
+def build_tiny() -> Any:
+    """The bare timm model with random weights from torch's global generator."""
+    ensure_torchvision()
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=PIXELS.resolution,
+        patch_size=8,
+        embed_dim=128,
+        depth=4,
+        num_heads=4,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+
+
 def load_tiny(*, weights: Path | None = None, pretrained: bool = True) -> Backbone:
     """Make the embedded backbone; `weights` or `pretrained=False` replace the packaged ones.
 
     Raises:
         ValueError: `weights` are those of another model.
     """
-    ensure_torchvision()
-    from timm.models.vision_transformer import VisionTransformer
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        model = VisionTransformer(
-            img_size=PIXELS.resolution,
-            patch_size=8,
-            embed_dim=128,
-            depth=6,
-            num_heads=4,
-            num_classes=0,
-            dynamic_img_size=True,
-        )
+        model = build_tiny()
     if weights is not None or pretrained:
         path = weights or WEIGHTS
         try:

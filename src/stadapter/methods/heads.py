@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 
 class LinearHead(nn.Module):
-    """The published head: dropout, then a linear layer with weights from N(0, 0.02) and zero bias."""
+    """The published head: dropout, then a linear layer with weights from N(0, 0.02) and zero
+    bias."""
 
     def __init__(self, width: int, num_classes: int, *, dropout: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """What a way of adapting a backbone has to say, so that model, training and files need not know it.
 
-A method is a frozen config dataclass; its `build` returns an `AdapterSet`: everything that one task adds to
-a backbone. The set is one object (slots, head, and the names of backbone weights that it trains), not
-attributes strewn over blocks, so several sets can share one backbone.
+A method is a frozen config dataclass; its `build` returns an `AdapterSet`: everything that one task
+adds to a backbone. The set is one object (slots, head, and the names of backbone weights that it
+trains), not attributes strewn over blocks, so several sets can share one backbone.
 """
 
 from abc import ABC, abstractmethod

@@ -2,11 +2,13 @@
 
     y = x + up(f(dwconv3d(down(x))))
 
-on patch tokens, before attention and/or before the MLP of a block; prefix tokens pass untouched. The
-authors' released code uses no activation f, zero-initialises the convolution and both biases around it,
-and pads the clip with zero frames on both sides; these are the defaults. `causal=True` looks back only.
+on patch tokens, before attention and/or before the MLP of a block; prefix tokens pass untouched.
+The authors' released code uses no activation f, zero-initialises the convolution and both biases
+around it, and pads the clip with zero frames on both sides; these are the defaults. `causal=True`
+looks back only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +28,12 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": _quick_gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 @dataclass(frozen=True)

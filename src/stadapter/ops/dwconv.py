@@ -2,8 +2,8 @@
 
 Tokens come out of a linear layer as (..., A), while Conv3d wants (B, A, T, H, W): two full copies
 around three multiply-adds per value. `dwconv3d_ref` makes those copies and is the definition; the
-shift path adds shifted copies of the tokens instead, in their own layout, for filters which look along
-time only: the published default, kernel (3, 1, 1).
+shift path adds shifted copies of the tokens instead, in their own layout, for filters which look
+along time only: the published default, kernel (3, 1, 1).
 
 Letters: B clips, T frames, H W patch grid, A adapter width.
 """
@@ -48,8 +48,8 @@ def dwconv3d(
     temporal_only = weight.shape[3:] == (1, 1)
     if backend == "shift" and not temporal_only:
         raise ValueError(
-            f"backend 'shift' filters along time only, but the kernel is {tuple(weight.shape[2:])}; "
-            "use backend 'ref' or 'auto'"
+            f"backend 'shift' filters along time only, but the kernel is "
+            f"{tuple(weight.shape[2:])}; use backend 'ref' or 'auto'"
         )
     # Cost counters know convolutions, not shifted additions: on the meta device nothing is computed
     # and the definition is the one to count.

@@ -1,0 +1,226 @@
+"""Clips as batches. A clip that cannot be read is reported in the batch, never replaced.
+
+What a clip looks like depends on (seed, epoch, clip) alone, so the number of workers, the batch
+size and an interruption change nothing. Epoch and clip travel together as the sampler's key,
+because workers that outlive an epoch keep their own copy of the dataset.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from stadapter.data.annotations import ClipTable
+from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
+from stadapter.data.transforms import AugmentConfig, Preprocessing
+from stadapter.data.video import VideoError, read_clip
+
+Key = tuple[int, int]
+"""(epoch, clip)"""
+
+
+@dataclass(frozen=True)
+class BrokenClip:
+    """A clip that could not be read."""
+
+    clip: int
+    """Its number in the table."""
+    path: str
+    """Its file."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips that could be read, and those that could not."""
+
+    clips: Tensor
+    """Number of each clip in the table, int64 (B,)."""
+    video: Tensor
+    """uint8 (B, V, T, C, H, W); B may be 0."""
+    labels: Tensor
+    """Class of each clip, int64 (B,)."""
+    broken: tuple[BrokenClip, ...]
+    """The clips of this batch that are missing above."""
+
+    def pin_memory(self) -> "Batch":
+        """For the data loader: host memory from which a GPU copies without waiting."""
+        return Batch(
+            self.clips.pin_memory(), self.video.pin_memory(), self.labels.pin_memory(), self.broken
+        )
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """One clip that could be read."""
+
+    clip: int
+    video: Tensor  # uint8 (V, T, C, H, W)
+    label: int
+
+
+class ClipDataset(Dataset[ClipSample | BrokenClip]):
+    """Clips of a table, read and turned into views by `read`."""
+
+    def __init__(self, table: ClipTable, read: Callable[[str, Key], Tensor]) -> None:
+        """`read` maps (file, key) to uint8 (V, T, C, H, W) and raises `VideoError`."""
+        self.table = table
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, key: Key) -> ClipSample | BrokenClip:
+        _, clip = key
+        path = self.table.paths[clip]
+        try:
+            video = self.read(path, key)
+        except VideoError as error:
+            return BrokenClip(clip, path, error.reason)
+        return ClipSample(clip, video, self.table.labels[clip])
+
+
+@dataclass(frozen=True)
+class TrainReader:
+    """Read one random, augmented clip: uint8 (1, T, C, H, W)."""
+
+    sampling: SamplingConfig
+    preprocessing: Preprocessing
+    augment: AugmentConfig
+    seed: int
+
+    def __call__(self, path: str, key: Key) -> Tensor:
+        """Everything random comes from (seed, epoch, clip)."""
+        epoch, clip = key
+        state = f"{self.seed}/{epoch}/{clip}"
+        # `choose` may be asked twice (see read_clip), so it starts its generator anew each time.
+        frames = read_clip(path, lambda total: sample_train(total, self.sampling, Random(state)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(Random(f"augment {state}").getrandbits(63))
+            return self.augment.apply(frames, self.preprocessing)[None]
+
+
+@dataclass(frozen=True)
+class TestReader:
+    """Read all test views of a clip: uint8 (V, T, C, H, W), temporal views outermost."""
+
+    sampling: SamplingConfig
+    preprocessing: Preprocessing
+    num_temporal_views: int = 1
+    num_spatial_views: int = 1
+
+    __test__ = False  # no test class, whatever pytest thinks of its name
+
+    def __call__(self, path: str, key: Key = (0, 0)) -> Tensor:
+        """The file is decoded once for all views."""
+        frames = read_clip(path, self._choose)
+        clips = frames.reshape(-1, self.sampling.num_frames, *frames.shape[1:])
+        views = [self.preprocessing.views(clip, self.num_spatial_views) for clip in clips]
+        return torch.cat(views)
+
+    def _choose(self, total: int) -> list[int]:
+        clips = sample_test(total, self.sampling, self.num_temporal_views)
+        return [index for clip in clips for index in clip]
+
+
+class EpochSampler(Sampler[Key]):
+    """Keys of one epoch: a seeded shuffle or the table's order, and only this rank's share.
+
+    `skip` leaves out the first keys of the epoch, to go on where a run was interrupted.
+    """
+
+    def __init__(
+        self,
+        num_clips: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.num_clips = num_clips
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.epoch = 0
+        self.skip = 0
+
+    def __len__(self) -> int:
+        own = (self.num_clips - self.rank + self.num_ranks - 1) // self.num_ranks
+        return max(0, own - self.skip)
+
+    def __iter__(self) -> Iterator[Key]:
+        order = list(range(self.num_clips))
+        if self.shuffle:
+            Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        own = order[self.rank :: self.num_ranks]
+        yield from ((self.epoch, clip) for clip in own[self.skip :])
+
+
+def collate(samples: Sequence[ClipSample | BrokenClip]) -> Batch:
+    """Stack the clips that could be read; keep the others as a list."""
+    good = [sample for sample in samples if isinstance(sample, ClipSample)]
+    broken = tuple(sample for sample in samples if isinstance(sample, BrokenClip))
+    return Batch(
+        clips=torch.tensor([sample.clip for sample in good], dtype=torch.int64),
+        video=torch.stack([s.video for s in good]) if good else torch.empty(0, dtype=torch.uint8),
+        labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        broken=broken,
+    )
+
+
+def make_loader(
+    dataset: ClipDataset,
+    sampler: EpochSampler,
+    *,
+    batch_size: int,
+    num_workers: int,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+) -> DataLoader[ClipSample | BrokenClip]:
+    """A data loader whose batches are `Batch`."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        drop_last=drop_last,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+    )
+
+
+@dataclass(frozen=True)
+class BrokenLimit:
+    """How much of a collection may be unreadable before a run stops."""
+
+    num_clips: int
+    max_broken: float
+
+    def check(self, broken: Sequence[BrokenClip]) -> None:
+        """Stop the run when too many clips are broken.
+
+        Raises:
+            TooManyBrokenError: with the list of them.
+        """
+        if len(broken) > self.max_broken * self.num_clips:
+            raise TooManyBrokenError(list(broken), self)
+
+
+class TooManyBrokenError(RuntimeError):
+    """More clips than allowed could not be read; `broken` lists them."""
+
+    def __init__(self, broken: list[BrokenClip], limit: BrokenLimit) -> None:
+        self.broken = broken
+        listed = "".join(f"\n  - {clip.path}: {clip.reason}" for clip in broken[:50])
+        more = f"\n  ... and {len(broken) - 50} more" if len(broken) > 50 else ""
+        super().__init__(
+            f"{len(broken)} of {limit.num_clips} clips could not be read, more than the "
+            f"{limit.max_broken:.1%} that --max_broken allows:{listed}{more}"
+        )

@@ -1,0 +1,258 @@
+"""Multi-view testing, metrics, per-clip results.
+
+A clip's scores are the mean over its views of the softmax of the logits. Every clip of the list is
+either scored once or named as broken.
+
+Letters: n clips, V views, K classes.
+"""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stadapter._torchvision import ensure_torchvision
+from stadapter.atomic import write_json, write_text
+from stadapter.checkpoint import library_versions
+from stadapter.data import (
+    BrokenClip,
+    BrokenLimit,
+    ClipDataset,
+    ClipTable,
+    EpochSampler,
+    Preprocessing,
+    SamplingConfig,
+    TestReader,
+    make_loader,
+)
+from stadapter.device import Precision, autocast, default_num_workers, pick_device
+from stadapter.model import VideoClassifier
+from stadapter.progress import progress_bar
+from stadapter.run import RunFolder
+
+PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "correct")
+"""First columns of predictions.csv; one column of scores per class follows."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a trained model is tested."""
+
+    num_temporal_views: int = 1
+    """Clips per video, spread over time (3 in the published Kinetics protocol)."""
+    num_spatial_views: int = 1
+    """Crops per clip: 1 is the centre, 3 go along the longer side."""
+    batch_size: int = 8
+    """Videos per step; each brings all its views."""
+    num_workers: int | None = None
+    """Decoding processes; None takes the number of cores, 0 decodes in the main process."""
+    precision: Precision = "fp32"
+    """Of the matrix products: fp32 or bf16."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    max_broken: float = 0.01
+    """Fraction of clips that may be unreadable before the evaluation stops."""
+
+    def __post_init__(self) -> None:
+        if self.num_temporal_views < 1:
+            raise ValueError(f"num_temporal_views ({self.num_temporal_views}) must be at least 1")
+        if self.num_spatial_views not in (1, 3):
+            raise ValueError(f"num_spatial_views ({self.num_spatial_views}) must be 1 or 3")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size ({self.batch_size}) must be at least 1")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers ({self.num_workers}) must be at least 0")
+        if not 0 <= self.max_broken <= 1:
+            raise ValueError(f"max_broken ({self.max_broken}) must be a fraction, 0 to 1")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model said about each clip that could be read, in the table's order."""
+
+    clips: Tensor
+    """Number of each scored clip in the table, int64 (n,)."""
+    probabilities: Tensor
+    """float32 (n, K), rows sum to 1."""
+    labels: Tensor
+    """int64 (n,)"""
+    broken: tuple[BrokenClip, ...]
+    """Clips that could not be read."""
+    seconds: float
+    """Wall time it took."""
+
+    @property
+    def predictions(self) -> Tensor:
+        """Most probable class of each clip, int64 (n,)."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def top1(self) -> float:
+        """Fraction of clips whose most probable class is their label."""
+        return float((self.predictions == self.labels).float().mean())
+
+
+def score_clips(
+    model: VideoClassifier,
+    table: ClipTable,
+    preprocessing: Preprocessing,
+    sampling: SamplingConfig,
+    config: EvalConfig,
+    *,
+    text: str = "scoring",
+) -> Scores:
+    """Score every clip of `table` once.
+
+    Raises:
+        TooManyBrokenError: more unreadable clips than `config.max_broken`.
+        ValueError: none of the clips could be read.
+    """
+    start = time.perf_counter()
+    device = pick_device(config.device)
+    workers = default_num_workers() if config.num_workers is None else config.num_workers
+    reader = TestReader(
+        sampling, preprocessing, config.num_temporal_views, config.num_spatial_views
+    )
+    loader = make_loader(
+        ClipDataset(table, reader),
+        EpochSampler(len(table), shuffle=False),
+        batch_size=config.batch_size,
+        num_workers=min(workers, len(table)),
+        pin_memory=device.type == "cuda",
+    )
+    limit = BrokenLimit(len(table), config.max_broken)
+    clips, probabilities, labels = [], [], []
+    broken: list[BrokenClip] = []
+    was_training = model.training
+    model.to(device).eval()
+    try:
+        with progress_bar(text, len(table)) as bar:
+            for batch in loader:
+                if batch.broken:
+                    broken += batch.broken
+                    limit.check(broken)
+                if len(batch.clips):
+                    video = batch.video.to(device, non_blocking=True)
+                    clips.append(batch.clips)
+                    labels.append(batch.labels)
+                    probabilities.append(
+                        view_probabilities(model, preprocessing, video, config.precision).cpu()
+                    )
+                bar.advance(len(batch.clips) + len(batch.broken))
+    finally:
+        model.train(was_training)
+    if not clips:
+        raise ValueError(
+            f"none of the {len(table)} clips could be read; the first: {broken[0].path}: "
+            f"{broken[0].reason}"
+        )
+    seconds = time.perf_counter() - start
+    return Scores(
+        torch.cat(clips), torch.cat(probabilities), torch.cat(labels), tuple(broken), seconds
+    )
+
+
+@torch.no_grad()
+def view_probabilities(
+    model: VideoClassifier, preprocessing: Preprocessing, video: Tensor, precision: Precision
+) -> Tensor:
+    """uint8 views (B, V, T, C, H, W) -> class probabilities (B, K), the mean over views."""
+    B, V = video.shape[:2]
+    with autocast(video.device, precision):
+        logits = model(preprocessing.normalize(video.flatten(0, 1)))
+    probabilities: Tensor = logits.float().softmax(-1).reshape(B, V, -1).mean(1)
+    return probabilities
+
+
+def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
+    """Top-1, top-5, mean class accuracy, a 95% interval and the confusion matrix.
+
+    `top5` is null with fewer than six classes, where it could not fail. `mean_class` averages the
+    recall of classes that have clips. The interval is Wilson's, for top-1.
+    """
+    ensure_torchvision()  # torchmetrics imports it
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_confusion_matrix,
+    )
+
+    K, n = len(table.class_names), len(scores.labels)
+    p, y = scores.probabilities, scores.labels
+    confusion = multiclass_confusion_matrix(p, y, num_classes=K)
+    counts = confusion.sum(1)
+    recall = confusion.diag()[counts > 0] / counts[counts > 0]
+    top5 = multiclass_accuracy(p, y, num_classes=K, top_k=5, average="micro") if K > 5 else None
+    return {
+        "top1": scores.top1,
+        "top1_interval95": wilson_interval(scores.top1, n),
+        "top5": None if top5 is None else float(top5),
+        "mean_class": float(recall.mean()),
+        "num_clips": n,
+        "num_broken": len(scores.broken),
+        "broken": [{"path": b.path, "reason": b.reason} for b in scores.broken],
+        "clip_list_sha256": table.list_hash(),
+        "class_names": list(table.class_names),
+        "confusion_matrix": confusion.tolist(),
+        "seconds": round(scores.seconds, 2),
+    }
+
+
+def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
+    """95% interval of a proportion measured on n clips (Wilson 1927).
+
+    >>> [round(x, 3) for x in wilson_interval(0.9, 100)]
+    [0.826, 0.945]
+    """
+    z = 1.959964
+    centre = accuracy + z * z / (2 * n)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def write_results(
+    run: RunFolder, scores: Scores, table: ClipTable, context: dict[str, Any]
+) -> dict[str, Any]:
+    """Write metrics.json and predictions.csv, and return the metrics.
+
+    `context` says what the scores were computed on (split, views, resolution).
+    """
+    metrics = compute_metrics(scores, table) | context | {"versions": library_versions()}
+    write_text(run.predictions, predictions_csv(scores, table))
+    write_json(run.metrics, metrics)
+    return metrics
+
+
+def predictions_csv(scores: Scores, table: ClipTable) -> str:
+    """One line per scored clip: path, label, prediction, its score, and all scores."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*PREDICTION_COLUMNS, *(f"score:{name}" for name in table.class_names)])
+    names: Sequence[str] = table.class_names
+    rows = zip(scores.clips.tolist(), scores.labels.tolist(), scores.probabilities, strict=True)
+    for clip, label, row in rows:
+        best = int(row.argmax())
+        writer.writerow(
+            [
+                table.paths[clip],
+                names[label],
+                names[best],
+                f"{row[best]:.6f}",
+                int(best == label),
+                *(f"{value:.6f}" for value in row.tolist()),
+            ]
+        )
+    return text.getvalue()
+
+
+def read_predictions(path: Path) -> list[dict[str, str]]:
+    """The rows of a predictions.csv, by column name."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

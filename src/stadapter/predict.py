@@ -1,0 +1,122 @@
+"""Files in, labelled scores out: what `stadapter predict` does, for Python."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from stadapter.checkpoint import load_model
+from stadapter.data import (
+    Preprocessing,
+    SamplingConfig,
+    TestReader,
+    VideoError,
+    find_videos,
+)
+from stadapter.device import Precision, pick_device
+from stadapter.evaluate import view_probabilities
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one file."""
+
+    path: str
+    """The file."""
+    labels: tuple[str, ...]
+    """Class names, most probable first."""
+    scores: tuple[float, ...]
+    """Probability of each of `labels`, 0 to 1."""
+    error: str | None = None
+    """Why the file could not be read; `labels` is then empty."""
+
+
+class Predictor:
+    """A trained run, ready for files; sampling, resolution and class names come from the run."""
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        backbone_weights: str | Path | None = None,
+        num_temporal_views: int = 1,
+        num_spatial_views: int = 1,
+        sampling: SamplingConfig | None = None,
+        resolution: tuple[int, int] | None = None,
+        precision: Precision = "fp32",
+        device: str = "auto",
+    ) -> None:
+        """Load the run.
+
+        Args:
+            run: folder written by `stadapter train`.
+            backbone_weights: where the pretrained weights are now, if not where they were.
+            num_temporal_views: clips per video, spread over time.
+            num_spatial_views: 1 or 3 crops.
+            sampling: other frames than in training.
+            resolution: other (height, width) than in training.
+            precision: of the matrix products.
+            device: auto, cpu, cuda, mps.
+
+        Raises:
+            FileNotFoundError: no run there.
+            ValueError: unreadable files or impossible settings.
+            AdapterMismatchError: the backbone's weights are not those of the training.
+        """
+        self.device = pick_device(device)
+        self.precision = precision
+        self.model = load_model(run, backbone_weights=backbone_weights).to(self.device)
+        info = self.model.adapter_set.info
+        self.class_names = info.class_names
+        preprocessing = Preprocessing.from_dict(info.preprocessing)
+        if resolution is not None:
+            preprocessing = replace(preprocessing, resolution=resolution)
+        self.model.backbone.grid(*preprocessing.resolution)  # refuse before the first file
+        self.reader = TestReader(
+            sampling or SamplingConfig(**info.sampling),
+            preprocessing,
+            num_temporal_views,
+            num_spatial_views,
+        )
+
+    def predict(self, paths: Sequence[str | Path], *, top_k: int = 5) -> list[Prediction]:
+        """Score files, and all videos below folders; a file that cannot be read gets its `error`.
+
+        Raises:
+            FileNotFoundError: a path that does not exist.
+            ValueError: a folder without videos, or top_k below 1.
+        """
+        return list(self.stream(self.files(paths), top_k=top_k))
+
+    def files(self, paths: Sequence[str | Path]) -> list[Path]:
+        """`paths` with each folder replaced by the videos below it."""
+        files = []
+        for path in map(Path, paths):
+            if path.is_dir():
+                found = find_videos(path)
+                if not found:
+                    raise ValueError(f"folder {path} has no videos")
+                files += found
+            elif path.exists():
+                files.append(path)
+            else:
+                raise FileNotFoundError(f"{path} does not exist")
+        return files
+
+    def stream(self, files: Sequence[Path], *, top_k: int = 5) -> Iterator[Prediction]:
+        """One `Prediction` after the other."""
+        if top_k < 1:
+            raise ValueError(f"top_k ({top_k}) must be at least 1")
+        for file in files:
+            try:
+                video = self.reader(str(file))
+            except VideoError as error:
+                yield Prediction(str(file), (), (), error.reason)
+                continue
+            batch = video[None].to(self.device)
+            preprocessing = self.reader.preprocessing
+            scores = view_probabilities(self.model, preprocessing, batch, self.precision)[0]
+            best = torch.topk(scores.cpu(), min(top_k, len(self.class_names)))
+            names = tuple(self.class_names[k] for k in best.indices.tolist())
+            yield Prediction(str(file), names, tuple(best.values.tolist()))

@@ -1,0 +1,269 @@
+"""A run as data: every setting in one tree, from YAML and flags, and what it does.
+
+`Recipe` composes the configs that live beside the code they configure. It is saved, resolved, as
+recipe.yaml in the run folder, and that file is itself a recipe.
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from stadapter.atomic import write_text
+from stadapter.checkpoint import library_versions, load_model
+from stadapter.data import (
+    AugmentConfig,
+    Collection,
+    Preprocessing,
+    SamplingConfig,
+    check_trainable,
+    load_collection,
+)
+from stadapter.evaluate import EvalConfig, Scores, score_clips, write_results
+from stadapter.methods import MethodConfig, STAdapterConfig
+from stadapter.model import VideoClassifier, create_model
+from stadapter.progress import console
+from stadapter.report import write_report
+from stadapter.run import RunFolder
+from stadapter.train import TrainConfig, Trainer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of a training run."""
+
+    backbone: str = "tiny"
+    """Frozen image transformer: "tiny" or "timm/NAME"."""
+    backbone_weights: str | None = None
+    """Local file with its pretrained weights; None takes the package's or the Hub's."""
+    pretrained: bool = True
+    """False starts from random weights."""
+    method: MethodConfig = field(default_factory=STAdapterConfig)
+    """What is trained on top of it."""
+    resolution: int | tuple[int, int] | None = None
+    """Side, or height and width, of the input in pixels; None is the backbone's native one."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Which frames make a clip."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes to training clips."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain YAML."""
+        content: dict[str, Any] = _plain(asdict(self))
+        content["method"] = _plain(self.method.to_dict())
+        return content
+
+
+FREE_TO_CHANGE = ("train.num_workers", "train.device", "train.tensorboard", "backbone_weights")
+"""Settings that a resumed run may change, because they do not change its result."""
+
+
+def train_recipe(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train a run from start (or where it stopped) to end; returns its metrics.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError, PermissionError: input that cannot be used.
+        TooManyBrokenError, FloatingPointError: a run that had to stop.
+    """
+    run = RunFolder(Path(out))
+    collection = load_collection(data, seed=recipe.train.seed)
+    check_trainable(collection, data)
+    model, preprocessing = build_model(recipe, collection.class_names)
+    run.prepare(resume=resume, overwrite=overwrite)
+    if resume and run.recipe.exists():
+        _check_same(recipe, run)
+    write_text(run.recipe, recipe_yaml(recipe, data))
+    write_text(run.split, collection.to_csv())
+    _announce(model, collection, recipe)
+    val = collection.splits["val"]
+    eval_config = _eval_config(recipe.train)
+
+    def validate(model: VideoClassifier) -> Scores:
+        return score_clips(
+            model, val, preprocessing, recipe.sampling, eval_config, text="validating"
+        )
+
+    trainer = Trainer(
+        model,
+        collection.splits["train"],
+        config=recipe.train,
+        sampling=recipe.sampling,
+        preprocessing=preprocessing,
+        augment=recipe.augment,
+        run=run,
+        validate=validate,
+    )
+    if resume:
+        trainer.resume()
+    scores = trainer.run()
+    context = _context("val", preprocessing, recipe.sampling, eval_config)
+    context["broken_train"] = [
+        {"path": b.path, "reason": b.reason} for b in trainer.state.broken.values()
+    ]
+    context["selected"] = f"{recipe.train.keep} epoch"
+    metrics = write_results(run, scores, val, context)
+    write_report(run.report, {recipe.method.name: run}, title=f"stadapter: {run.path.name}")
+    return metrics
+
+
+def evaluate_run(
+    run_path: str | Path,
+    data: str | Path | None,
+    config: EvalConfig,
+    *,
+    split: str = "val",
+    backbone_weights: str | Path | None = None,
+    sampling: SamplingConfig | None = None,
+    resolution: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Score a trained run on a split of `data` (or of its own collection); returns the metrics.
+
+    Raises:
+        ValueError, FileNotFoundError: input that cannot be used.
+        TooManyBrokenError: more unreadable clips than `config.max_broken`.
+    """
+    run = RunFolder(Path(run_path))
+    model = load_model(run.path, backbone_weights=backbone_weights)
+    info = model.adapter_set.info
+    preprocessing = Preprocessing.from_dict(info.preprocessing)
+    if resolution is not None:
+        preprocessing = replace(preprocessing, resolution=resolution)
+    model.backbone.grid(*preprocessing.resolution)
+    sampling = sampling or SamplingConfig(**info.sampling)
+    source = run.split if data is None else data
+    if data is None and not run.split.exists():
+        raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
+    collection = load_collection(source, class_names=info.class_names)
+    if collection.made_split:  # a collection without splits is scored whole
+        table = collection.whole()
+        split = "all"
+    elif split in collection.splits:
+        table = collection.splits[split]
+    else:
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(collection.splits)}")
+    scores = score_clips(model, table, preprocessing, sampling, config)
+    return write_results(run, scores, table, _context(split, preprocessing, sampling, config))
+
+
+def build_model(
+    recipe: Recipe, class_names: tuple[str, ...]
+) -> tuple[VideoClassifier, Preprocessing]:
+    """The recipe's model with fresh adapters from its seed, and how its frames are made.
+
+    Raises:
+        ValueError, FileNotFoundError: a backbone, method or resolution that cannot be used.
+    """
+    torch.manual_seed(recipe.train.seed)
+    model = create_model(
+        recipe.backbone,
+        num_classes=len(class_names),
+        method=recipe.method,
+        backbone_weights=recipe.backbone_weights,
+        pretrained=recipe.pretrained,
+    )
+    pixels = model.backbone.pixels
+    resolution = recipe.resolution or pixels.resolution
+    if isinstance(resolution, int):
+        resolution = (resolution, resolution)
+    preprocessing = Preprocessing(
+        resolution=(resolution[0], resolution[1]),
+        mean=pixels.mean,
+        std=pixels.std,
+        interpolation=pixels.interpolation,
+    )
+    model.backbone.grid(*preprocessing.resolution)
+    model.adapter_set.info = replace(
+        model.adapter_set.info,
+        class_names=class_names,
+        preprocessing=preprocessing.to_dict(),
+        sampling=asdict(recipe.sampling),
+    )
+    return model, preprocessing
+
+
+def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
+    """The recipe as YAML, headed by what it ran on."""
+    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+    head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
+    return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _check_same(recipe: Recipe, run: RunFolder) -> None:
+    before = _flat(yaml.safe_load(run.recipe.read_text(encoding="utf-8")))
+    now = _flat(recipe.to_dict())
+    changed = [
+        f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise ValueError(
+            f"{run.path} was begun with other settings; resume with the same ones, or start anew "
+            f"with --overwrite: {'; '.join(changed)}"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _eval_config(train: TrainConfig) -> EvalConfig:
+    return EvalConfig(
+        batch_size=train.batch_size,
+        num_workers=train.num_workers,
+        precision=train.precision,
+        device=train.device,
+        max_broken=train.max_broken,
+    )
+
+
+def _context(
+    split: str, preprocessing: Preprocessing, sampling: SamplingConfig, config: EvalConfig
+) -> dict[str, Any]:
+    return {
+        "split": split,
+        "num_temporal_views": config.num_temporal_views,
+        "num_spatial_views": config.num_spatial_views,
+        "num_frames": sampling.num_frames,
+        "frame_stride": sampling.frame_stride,
+        "resolution": list(preprocessing.resolution),
+        "precision": config.precision,
+    }
+
+
+def _announce(model: VideoClassifier, collection: Collection, recipe: Recipe) -> None:
+    total, trained = model.num_parameters()
+    sizes = ", ".join(f"{len(table)} {split}" for split, table in collection.splits.items())
+    made = " (split made here, kept in split.csv)" if collection.made_split else ""
+    console.print(
+        f"{recipe.method.name} on {model.backbone.id}: trains {trained:,} of {total:,} parameters "
+        f"({trained / total:.1%}); {len(collection.class_names)} classes, clips: {sizes}{made}",
+        highlight=False,
+    )
