@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stadapter.backbones import Backbone, create_backbone
-    from stadapter.checkpoint import AdapterMismatchError, load_model
+    from stadapter.checkpoint import AdapterMismatchError
     from stadapter.data import VideoError
     from stadapter.methods import FullFinetuneConfig, LinearProbeConfig, STAdapterConfig
     from stadapter.model import VideoClassifier, create_model
+    from stadapter.official import load_official
     from stadapter.predict import Predictor
 
 __version__ = "0.1.0"
@@ -27,7 +28,7 @@ _HOMES = {
     "VideoError": "stadapter.data",
     "create_backbone": "stadapter.backbones",
     "create_model": "stadapter.model",
-    "load_model": "stadapter.checkpoint",
+    "load_official": "stadapter.official",
 }
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
     "__version__",
     "create_backbone",
     "create_model",
-    "load_model",
+    "load_official",
 ]
 
 

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stadapter import __version__
 from stadapter.atomic import atomic_path, write_json
 from stadapter.backbones import Backbone, create_backbone
 from stadapter.methods import AdapterSet, MethodConfig, TaskInfo, method_from_dict
-from stadapter.model import VideoClassifier
 
 SCHEMA_VERSION = 1
 TENSORS = "adapter_model.safetensors"
@@ -68,6 +68,15 @@ class AdapterConfig:
             "versions": library_versions(),
         }
 
+    def fingerprint(self) -> str:
+        """SHA-256 over what gives the tensors their meaning; they carry it, so that neither a kill
+        between the two files nor an edited config can join tensors with another task."""
+        content = self.to_dict()
+        names = ("schema_version", "method", "class_names", "preprocessing", "sampling")
+        meaning = {name: content[name] for name in names}
+        meaning["backbone"] = [self.backbone_id, self.backbone_fingerprint]
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "AdapterConfig":
         """The inverse of `to_dict`.
@@ -104,30 +113,39 @@ class AdapterConfig:
 
 def library_versions() -> dict[str, str]:
     """Versions of what computed a result."""
-    names = ("stadapter", "torch", "torchvision", "timm", "av")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("torch", "torchvision", "timm", "av")
+    own = {"python": platform.python_version(), "stadapter": __version__}
+    return own | {name: version(name) for name in names}
 
 
-def save_adapter(model: VideoClassifier, directory: Path) -> None:
-    """Write the trained tensors and their config into `directory`, atomically.
+def save_adapter(
+    directory: Path, adapter_set: AdapterSet, backbone: Backbone, backbone_fingerprint: str
+) -> None:
+    """Write an adapter set's trained tensors and their config into `directory`, atomically.
+
+    `backbone_fingerprint` is that of the pretrained weights, before any training.
 
     Raises:
         OSError: the folder cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    adapter_set, backbone = model.adapter_set, model.backbone
     tensors = {
-        name: p.detach().to("cpu").contiguous().clone() for name, p in model.trained_parameters()
+        name: p.detach().to("cpu").contiguous().clone()
+        for name, p in adapter_set.trained_parameters(backbone)
     }
     config = AdapterConfig(
         backbone_id=backbone.id,
-        backbone_fingerprint=model.backbone_fingerprint,
+        backbone_fingerprint=backbone_fingerprint,
         backbone_weights_file=backbone.weights_file,
         backbone_pretrained=backbone.pretrained,
         method=adapter_set.config,
         info=adapter_set.info,
     )
-    metadata = {"format": "pt", "fingerprint": tensors_fingerprint(tensors)}
+    metadata = {
+        "format": "pt",
+        "fingerprint": tensors_fingerprint(tensors),
+        "config_fingerprint": config.fingerprint(),
+    }
     with atomic_path(directory / TENSORS) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     write_json(directory / CONFIG, config.to_dict())
@@ -164,12 +182,12 @@ def load_adapter_config(directory: Path) -> AdapterConfig:
         raise ValueError(f"{path} cannot be used: {error}") from error
 
 
-def load_tensors(directory: Path) -> dict[str, Tensor]:
-    """Read `adapter_model.safetensors` and check it against its own fingerprint.
+def load_tensors(directory: Path, config: AdapterConfig) -> dict[str, Tensor]:
+    """Read `adapter_model.safetensors`; check it against its own fingerprint and its config.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, damaged or edited.
+        ValueError: truncated, damaged or edited, or belonging to another config.
     """
     path = directory / TENSORS
     if not path.is_file():
@@ -184,81 +202,93 @@ def load_tensors(directory: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} was damaged or edited after it was saved: its fingerprint differs"
         )
+    if metadata.get("config_fingerprint") != config.fingerprint():
+        raise ValueError(
+            f"{path} was not saved with the {CONFIG} beside it: that file was edited, or comes "
+            "from another run"
+        )
     return tensors
 
 
-def load_model(
-    directory: str | Path,
-    *,
-    backbone: Backbone | None = None,
-    backbone_weights: str | Path | None = None,
-    any_fingerprint: bool = False,
-) -> VideoClassifier:
-    """The model as it was saved, in evaluation mode.
+def load_backbone(config: AdapterConfig, weights: str | Path | None = None) -> Backbone:
+    """Make the backbone that an adapter was trained on.
 
     Args:
-        directory: a run folder, or any folder with the two adapter files.
-        backbone: use this one instead of making it by the saved id.
-        backbone_weights: where the pretrained weights are now, if not where they were.
-        any_fingerprint: accept frozen weights other than those the adapter was trained on.
+        config: of the adapter.
+        weights: where the pretrained weights are now, if not where they were.
 
     Raises:
-        FileNotFoundError: no adapter there, or the backbone's weights are gone.
-        ValueError: unreadable files.
-        AdapterMismatchError: the adapter belongs to another backbone or does not fit its config.
+        FileNotFoundError: the weights are gone.
+        ValueError: the weights are those of another model.
     """
-    directory = Path(directory)
+    return create_backbone(
+        config.backbone_id,
+        weights=weights or config.backbone_weights_file,
+        pretrained=config.backbone_pretrained,
+    )
+
+
+def load_adapter_set(
+    directory: Path,
+    backbone: Backbone,
+    backbone_fingerprint: str,
+    *,
+    any_fingerprint: bool = False,
+) -> AdapterSet:
+    """The adapter set saved in `directory`, built for `backbone`.
+
+    Backbone weights that the method trained are written into `backbone`; nothing is touched before
+    everything has been checked.
+
+    Raises:
+        FileNotFoundError: no adapter there.
+        ValueError: unreadable files.
+        AdapterMismatchError: trained on another backbone, or tensors do not fit the config.
+    """
     config = load_adapter_config(directory)
-    tensors = load_tensors(directory)
-    if backbone is None:
-        backbone = create_backbone(
-            config.backbone_id,
-            weights=backbone_weights or config.backbone_weights_file,
-            pretrained=config.backbone_pretrained,
-        )
-    adapter_set = _build(directory, config, backbone)
-    model = VideoClassifier(backbone, adapter_set)
-    differences = _backbone_differences(config, model, any_fingerprint)
-    differences += _tensor_differences(model, tensors)
-    if differences:
-        raise AdapterMismatchError(directory, differences)
-    with torch.no_grad():
-        for name, parameter in model.trained_parameters():
-            parameter.copy_(tensors[name])
-    return model.eval()
-
-
-def _build(directory: Path, config: AdapterConfig, backbone: Backbone) -> AdapterSet:
+    tensors = load_tensors(directory, config)
+    differences = _backbone_differences(config, backbone, backbone_fingerprint, any_fingerprint)
     try:
         adapter_set = config.method.build(backbone, len(config.info.class_names))
     except ValueError as error:
-        raise AdapterMismatchError(directory, [str(error)]) from error
+        raise AdapterMismatchError(directory, [*differences, str(error)]) from error
+    parameters = dict(adapter_set.trained_parameters(backbone))
+    differences += _tensor_differences(parameters, tensors)
+    if differences:
+        raise AdapterMismatchError(directory, differences)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
     adapter_set.info = config.info
     return adapter_set
 
 
 def _backbone_differences(
-    config: AdapterConfig, model: VideoClassifier, any_fingerprint: bool
+    config: AdapterConfig, backbone: Backbone, fingerprint: str, any_fingerprint: bool
 ) -> list[str]:
     found = []
-    if config.backbone_id != model.backbone.id:
-        found.append(
-            f"backbone: trained on {config.backbone_id!r}, loaded onto {model.backbone.id!r}"
-        )
-    if config.backbone_fingerprint != model.backbone_fingerprint and not any_fingerprint:
+    if config.backbone_id != backbone.id:
+        found.append(f"backbone: trained on {config.backbone_id!r}, loaded onto {backbone.id!r}")
+    if config.backbone_fingerprint != fingerprint and not any_fingerprint:
         found.append(
             f"frozen weights: trained on fingerprint {config.backbone_fingerprint[:12]}, loaded "
-            f"onto {model.backbone_fingerprint[:12]} (give the same pretrained weights by "
-            "--backbone_weights, or accept others with any_fingerprint=True)"
+            f"onto {fingerprint[:12]} (give the same pretrained weights by --backbone_weights, or "
+            "accept others with any_fingerprint=True)"
         )
     return found
 
 
-def _tensor_differences(model: VideoClassifier, tensors: Mapping[str, Tensor]) -> list[str]:
-    expected = {name: tuple(p.shape) for name, p in model.trained_parameters()}
-    found = [f"tensor {name}: missing in the file" for name in expected if name not in tensors]
-    found += [f"tensor {name}: not part of the method" for name in tensors if name not in expected]
-    for name, shape in expected.items():
-        if name in tensors and tuple(tensors[name].shape) != shape:
-            found.append(f"tensor {name}: {tuple(tensors[name].shape)} in the file, needs {shape}")
+def _tensor_differences(
+    parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> list[str]:
+    found = [f"tensor {name}: missing in the file" for name in parameters if name not in tensors]
+    found += [
+        f"tensor {name}: not part of the method" for name in tensors if name not in parameters
+    ]
+    for name, parameter in parameters.items():
+        if name in tensors and tensors[name].shape != parameter.shape:
+            found.append(
+                f"tensor {name}: {tuple(tensors[name].shape)} in the file, needs "
+                f"{tuple(parameter.shape)}"
+            )
     return found

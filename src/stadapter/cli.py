@@ -75,7 +75,7 @@ def _fail(sentence: str, code: int) -> int:
 def _overview() -> str:
     verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
     return (
-        "usage: stadapter VERB [...]\n\nTurn a pretrained image transformer into a video classifier."
+        "usage: stadapter VERB [...]\n\nTurn an image transformer into a video classifier."
         f"\n\nverbs:\n{verbs}\n\n`stadapter VERB --help` lists the settings of a verb."
     )
 

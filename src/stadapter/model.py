@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stadapter.backbones import Backbone, TokenShape, create_backbone
+from stadapter.checkpoint import (
+    load_adapter_config,
+    load_adapter_set,
+    load_backbone,
+    save_adapter,
+)
 from stadapter.methods import AdapterSet, MethodConfig, STAdapterConfig
 
 
@@ -22,23 +28,160 @@ class VideoClassifier(nn.Module):
     The stages `embed`, `run_blocks`, `pool` and `head` are callable apart.
     """
 
-    def __init__(self, backbone: Backbone, adapter_set: AdapterSet) -> None:
-        """Join the two and freeze every weight that the method does not declare as trained."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter_set: AdapterSet,
+        *,
+        backbone_fingerprint: str | None = None,
+        name: str = "default",
+    ) -> None:
+        """Join the two and freeze every weight that the method does not declare as trained.
+
+        Args:
+            backbone: shared by all adapter sets.
+            adapter_set: the first one, active.
+            backbone_fingerprint: of the pretrained weights, if they have changed since.
+            name: of the adapter set.
+        """
         super().__init__()
         self.backbone = backbone
-        self.adapter_set = adapter_set
+        self.adapter_sets = nn.ModuleDict()
         # Taken before training: a method may change the weights, and the file must name the origin.
-        self.backbone_fingerprint = backbone.fingerprint()
+        self.backbone_fingerprint = backbone_fingerprint or backbone.fingerprint()
         backbone.requires_grad_(False)
-        for _, parameter in adapter_set.trained_backbone_parameters(backbone):
+        self.add_adapter(name, adapter_set)
+        self.set_adapter(name)
+
+    @property
+    def adapter_set(self) -> AdapterSet:
+        """The active adapter set."""
+        active = self.adapter_sets[self.active_adapter]
+        assert isinstance(active, AdapterSet)
+        return active
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapter sets on this backbone, in the order they came."""
+        return tuple(self.adapter_sets)
+
+    def add_adapter(self, name: str, adapter_set: AdapterSet) -> None:
+        """Put a further adapter set on the backbone, under a name, without activating it.
+
+        Raises:
+            ValueError: the name is taken or impossible, or one of the sets changes the backbone
+                itself, which cannot be shared.
+        """
+        if name in self.adapter_sets:
+            raise ValueError(
+                f"adapter {name!r} is already loaded; delete it first or choose a name"
+            )
+        if not name or "." in name or hasattr(nn.ModuleDict, name):
+            raise ValueError(f"adapter name {name!r} must be a word without dots, such as 'sports'")
+        together = [*self.adapter_sets.values(), adapter_set]
+        if len(together) > 1 and any(s.backbone_parameters for s in together):
+            raise ValueError(
+                "a method that changes the backbone's own weights cannot share it with others"
+            )
+        adapter_set.requires_grad_(False)
+        adapter_set.to(next(self.backbone.parameters()).device).train(self.training)
+        self.adapter_sets[name] = adapter_set
+
+    def set_adapter(self, name: str) -> None:
+        """Make this adapter set the active one: the one that `forward` uses and training trains.
+
+        Raises:
+            ValueError: no adapter of that name.
+        """
+        self._check_loaded(name)
+        if hasattr(self, "active_adapter"):
+            self.adapter_set.requires_grad_(False)
+        self.active_adapter = name
+        for _, parameter in self.trained_parameters():
             parameter.requires_grad_(True)
-        self.train(self.training)
+        # Not self.train(): walking all modules takes longer than the rest of the switch.
+        if self.backbone.training != self._backbone_mode(self.training):
+            self.backbone.train(not self.backbone.training)
+
+    def delete_adapter(self, name: str) -> None:
+        """Remove an adapter set that is not active.
+
+        Raises:
+            ValueError: no adapter of that name, or it is the active one.
+        """
+        self._check_loaded(name)
+        if name == self.active_adapter:
+            raise ValueError(f"adapter {name!r} is active; activate another before deleting it")
+        del self.adapter_sets[name]
+
+    def load_adapter(self, path: str | Path, *, name: str, any_fingerprint: bool = False) -> None:
+        """Load a saved adapter set under a name, without activating it.
+
+        Raises:
+            FileNotFoundError: no adapter at `path`.
+            ValueError: unreadable files, or a name that is taken.
+            AdapterMismatchError: it was trained on another backbone.
+        """
+        if load_adapter_config(Path(path)).method.trains_backbone:
+            raise ValueError(
+                f"adapter {path} changes the backbone's own weights, so it cannot share a "
+                "backbone; load it alone with VideoClassifier.from_pretrained"
+            )
+        adapter_set = load_adapter_set(
+            Path(path), self.backbone, self.backbone_fingerprint, any_fingerprint=any_fingerprint
+        )
+        self.add_adapter(name, adapter_set)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the active adapter set as `adapter_model.safetensors` and `adapter_config.json`.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        save_adapter(Path(directory), self.adapter_set, self.backbone, self.backbone_fingerprint)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        backbone: Backbone | None = None,
+        backbone_weights: str | Path | None = None,
+        any_fingerprint: bool = False,
+    ) -> "VideoClassifier":
+        """The model as it was saved, in evaluation mode.
+
+        Args:
+            directory: a run folder, or any folder with the two adapter files.
+            backbone: use this one instead of making it by the saved id.
+            backbone_weights: where the pretrained weights are now, if not where they were.
+            any_fingerprint: accept frozen weights other than those the adapter was trained on.
+
+        Raises:
+            FileNotFoundError: no adapter there, or the backbone's weights are gone.
+            ValueError: unreadable files.
+            AdapterMismatchError: it was trained on another backbone, or does not fit its config.
+        """
+        directory = Path(directory)
+        backbone = backbone or load_backbone(load_adapter_config(directory), backbone_weights)
+        fingerprint = backbone.fingerprint()
+        adapter_set = load_adapter_set(
+            directory, backbone, fingerprint, any_fingerprint=any_fingerprint
+        )
+        return cls(backbone, adapter_set, backbone_fingerprint=fingerprint).eval()
+
+    def _check_loaded(self, name: str) -> None:
+        if name not in self.adapter_sets:
+            raise ValueError(f"no adapter {name!r}; loaded are {', '.join(self.adapters)}")
 
     def train(self, mode: bool = True) -> "VideoClassifier":
         """As `nn.Module.train`, but a frozen backbone stays in evaluation mode (no DropPath)."""
         super().train(mode)
-        self.backbone.train(mode and bool(self.adapter_set.backbone_parameters))
+        self.backbone.train(self._backbone_mode(mode))
         return self
+
+    def _backbone_mode(self, mode: bool) -> bool:
+        return mode and bool(self.adapter_set.backbone_parameters)
 
     def embed(self, video: Tensor) -> tuple[Tensor, TokenShape]:
         """(B, T, C, H, W) -> tokens (B*T, P+N, D) and how to read them.
@@ -76,15 +219,14 @@ class VideoClassifier(nn.Module):
         return logits
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Everything that training changes, by the name it has in `adapter_model.safetensors`."""
-        yield from self.adapter_set.named_parameters()
-        for name, parameter in self.adapter_set.trained_backbone_parameters(self.backbone):
-            yield f"backbone.{name}", parameter
+        """Everything that training the active adapter set changes, by its name in the file."""
+        return self.adapter_set.trained_parameters(self.backbone)
 
     def num_parameters(self) -> tuple[int, int]:
-        """(total, trained): weights of backbone, adapters and head; those of them that train."""
-        trained = sum(p.numel() for _, p in self.trained_parameters())
-        return sum(p.numel() for p in self.parameters()), trained
+        """(total, trained): weights of backbone and active adapter set; those that train."""
+        parts = (self.backbone, self.adapter_set)
+        total = sum(p.numel() for part in parts for p in part.parameters())
+        return total, sum(p.numel() for _, p in self.trained_parameters())
 
     def count_macs(self, num_frames: int, resolution: tuple[int, int]) -> int:
         """Multiply-accumulate operations for one view of `num_frames` at (height, width).

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from stadapter.checkpoint import load_model
 from stadapter.data import (
     Preprocessing,
     SamplingConfig,
@@ -16,6 +15,7 @@ from stadapter.data import (
 )
 from stadapter.device import Precision, pick_device
 from stadapter.evaluate import view_probabilities
+from stadapter.model import VideoClassifier
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Predictor:
         """
         self.device = pick_device(device)
         self.precision = precision
-        self.model = load_model(run, backbone_weights=backbone_weights).to(self.device)
+        self.model = VideoClassifier.from_pretrained(run, backbone_weights=backbone_weights).to(
+            self.device
+        )
         info = self.model.adapter_set.info
         self.class_names = info.class_names
         preprocessing = Preprocessing.from_dict(info.preprocessing)

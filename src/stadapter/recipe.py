@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from stadapter.atomic import write_text
-from stadapter.checkpoint import library_versions, load_model
+from stadapter.checkpoint import library_versions
 from stadapter.data import (
     AugmentConfig,
     Collection,
@@ -136,7 +136,7 @@ def evaluate_run(
         TooManyBrokenError: more unreadable clips than `config.max_broken`.
     """
     run = RunFolder(Path(run_path))
-    model = load_model(run.path, backbone_weights=backbone_weights)
+    model = VideoClassifier.from_pretrained(run.path, backbone_weights=backbone_weights)
     info = model.adapter_set.info
     preprocessing = Preprocessing.from_dict(info.preprocessing)
     if resolution is not None:

@@ -21,7 +21,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from stadapter.atomic import atomic_path, write_text
-from stadapter.checkpoint import save_adapter
 from stadapter.data import (
     AugmentConfig,
     BrokenClip,
@@ -272,10 +271,10 @@ class Trainer:
             line["val_top1"] = scores.top1
             self._note_scores(scores)
         if self.accelerator.is_main_process:
-            save_adapter(self.model, self.folder.path)
+            self.model.save_pretrained(self.folder.path)
             if scores is not None and scores.top1 > state.best_top1:
                 state.best_top1 = scores.top1
-                save_adapter(self.model, self.folder.state / "best")
+                self.model.save_pretrained(self.folder.state / "best")
             self._log(line)
             self.save_state()
         return scores
@@ -293,12 +292,13 @@ class Trainer:
         from stadapter.checkpoint import load_adapter_config, load_tensors
 
         best = self.folder.state / "best"
-        tensors = load_tensors(best)
+        config = load_adapter_config(best)
+        tensors = load_tensors(best, config)
         with torch.no_grad():
             for name, parameter in self.model.trained_parameters():
                 parameter.copy_(tensors[name])
-        self.model.adapter_set.info = load_adapter_config(best).info
-        save_adapter(self.model, self.folder.path)
+        self.model.adapter_set.info = config.info
+        self.model.save_pretrained(self.folder.path)
         return self.validate(self.model)
 
     def _log(self, line: dict[str, Any]) -> None:

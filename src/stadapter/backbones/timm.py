@@ -1,138 +1,168 @@
-"""timm's vision transformers, seen as `Backbone`.
+"""timm's image transformers, seen as `Backbone`: which names are supported, how they are loaded.
 
-The view calls timm's own submodules in timm's own order, so a frozen view gives timm's own features.
-Clips add one rule, from the published head (paper §3): with a class token, the mean over frames comes
-*before* the final norm; with another pooling each frame is pooled as timm does it, then averaged.
+The views themselves are in `timm_vit`, `timm_eva` and `timm_swin`, one file for each of timm's
+classes. What cannot be seen as two residual branches per block is refused by name, before anything
+is fetched.
 """
 
 import difflib
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stadapter._torchvision import ensure_torchvision
-from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
+from stadapter.backbones.base import Backbone, PixelConfig
+from stadapter.backbones.timm_eva import TimmEva
+from stadapter.backbones.timm_swin import TimmSwin
+from stadapter.backbones.timm_vit import TimmViT
 from stadapter.backbones.weights import read_state_dict
 
 RANDOM_SEED = 0
 """Seed of `pretrained=False` weights: the same name gives the same random weights each time."""
 
+View = Callable[..., Backbone]
+ANY_RESOLUTION: dict[str, dict[str, Any]] = {
+    "vision_transformer": {"dynamic_img_size": True},
+    "vision_transformer_hybrid": {"dynamic_img_size": True},
+    "deit": {"dynamic_img_size": True},
+    "eva": {"dynamic_img_size": True},
+    "swin_transformer": {"strict_img_size": False},
+    "swin_transformer_v2": {"strict_img_size": False},
+}
+"""timm's supported modules, and how each is told to take other than its native resolution."""
 
-class TimmBlock(Block):
-    """View of `timm.models.vision_transformer.Block`: pre-norm, LayerScale, DropPath."""
+PARALLEL = ("_18x2_", "_xp_", "pwee_")
+"""Parts of the names whose blocks run attention and MLP side by side: there is no slot between."""
 
-    def __init__(self, block: nn.Module, width: int) -> None:
-        self.block: Any = block
-        self.width = width
+SUPPORTED = "plain ViTs (vit_*, deit*, eva*, aimv2_*, ...), swin_* and swinv2_*"
 
-    def attention(self, tokens: Tensor, shape: TokenShape) -> Tensor:
-        """`drop_path1(ls1(attn(norm1(x))))`."""
-        b = self.block
-        branch: Tensor = b.drop_path1(b.ls1(b.attn(b.norm1(tokens))))
-        return branch
-
-    def mlp(self, tokens: Tensor) -> Tensor:
-        """`drop_path2(ls2(mlp(norm2(x))))`."""
-        b = self.block
-        branch: Tensor = b.drop_path2(b.ls2(b.mlp(b.norm2(tokens))))
-        return branch
-
-
-class TimmViT(Backbone):
-    """A plain ViT of timm (`timm.models.vision_transformer.VisionTransformer`)."""
-
-    def __init__(self, model: nn.Module, *, id: str, pixels: PixelConfig) -> None:
-        """Take a model made with `num_classes=0, dynamic_img_size=True`.
-
-        Raises:
-            TypeError: its blocks are of a kind whose branches this view does not know.
-        """
-        super().__init__()
-        from timm.models.vision_transformer import Block as PlainBlock
-
-        self.model: Any = model
-        odd = sorted({type(b).__name__ for b in self.model.blocks if type(b) is not PlainBlock})
-        if odd:
-            raise TypeError(
-                f"backbone {id!r} is built of {', '.join(odd)}; supported are timm's plain ViT blocks"
-            )
-        self.id = id
-        self.pixels = pixels
-        self.width = self.model.embed_dim
-        self.patch_size = self.model.patch_embed.patch_size
-        self.num_prefix_tokens = self.model.num_prefix_tokens
-        self._blocks = [TimmBlock(block, self.width) for block in self.model.blocks]
-
-    @property
-    def blocks(self) -> Sequence[Block]:
-        """One view per timm block."""
-        return self._blocks
-
-    def embed(self, frames: Tensor) -> Tensor:
-        """Patch embedding, position (resampled when the grid is not the native one), pre-norm."""
-        m = self.model
-        tokens: Tensor = m.norm_pre(m.patch_drop(m._pos_embed(m.patch_embed(frames))))
-        return tokens
-
-    def pool(self, tokens: Tensor, shape: TokenShape) -> Tensor:
-        """Class token: mean over frames, then norm. Else timm's pooling per frame, then the mean."""
-        m = self.model
-        if m.attn_pool is None and m.global_pool == "token":
-            x = m.norm(frame_mean(tokens[:, 0], shape.num_frames))
-        else:
-            x = frame_mean(m.pool(m.norm(tokens)), shape.num_frames)
-        features: Tensor = m.fc_norm(x)
-        return features
+__all__ = [
+    "RANDOM_SEED",
+    "TimmEva",
+    "TimmSwin",
+    "TimmViT",
+    "creation_options",
+    "is_supported",
+    "load_timm",
+    "view_timm",
+]
 
 
 def load_timm(name: str, *, weights: Path | None, pretrained: bool) -> Backbone:
     """Make the timm model `name` with weights from `weights`, from the Hub, or random.
 
     Args:
-        name: timm's name without the "timm/", such as "vit_base_patch16_clip_224.openai".
+        name: timm's name without the "timm/", such as "vit_base_patch16_clip_quickgelu_224.openai".
         weights: local state dict (.safetensors, .pt, .pth, .bin) in timm's or the original layout.
         pretrained: without `weights`, fetch them from the Hub; otherwise random from a fixed seed.
 
     Raises:
         ValueError: unknown name, or weights which do not belong to this model.
-        TypeError: a timm model which is no plain ViT.
+        TypeError: a timm model of an architecture without a view.
     """
     ensure_torchvision()
     import timm
 
     if not timm.is_model(name.split(".")[0]):
-        known = timm.list_models() + timm.list_pretrained()
+        known = [n for n in timm.list_models() + timm.list_pretrained() if is_supported(n)]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        hint = f"did you mean {' or '.join(near)}?" if near else "`stadapter backbones` lists them"
         raise ValueError(f"unknown timm backbone {name!r}; {hint}")
-    options: dict[str, Any] = {"num_classes": 0}
+    if not is_supported(name):
+        home = timm.model_entrypoint(name.split(".")[0]).__module__
+        raise TypeError(
+            f"timm backbone {name!r} (of {home}) has no view as residual attention and MLP "
+            f"branches; supported are {SUPPORTED}"
+        )
+    if pretrained and weights is None:
+        _warn_of_quickgelu(name)
+    options: dict[str, Any] = {}
     if weights is not None:
-        options |= {"pretrained_cfg_overlay": {"state_dict": read_state_dict(weights)}}
+        options = {"pretrained_cfg_overlay": {"state_dict": read_state_dict(weights)}}
     with torch.random.fork_rng(devices=[]), _quiet_logging():
         torch.manual_seed(RANDOM_SEED)
         model = _create(
             name, pretrained=pretrained or weights is not None, weights=weights, **options
         )
-    return TimmViT(model, id=f"timm/{name}", pixels=_pixels(model))
+    return view_timm(model, id=f"timm/{name}")
+
+
+def is_supported(name: str) -> bool:
+    """Whether timm's `name` (with or without ".tag") has a view; decided without building it."""
+    ensure_torchvision()
+    import timm
+
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture) or any(part in f"{architecture}_" for part in PARALLEL):
+        return False
+    home = timm.model_entrypoint(architecture).__module__
+    return home.removeprefix("timm.models.") in ANY_RESOLUTION
+
+
+def creation_options(name: str) -> dict[str, Any]:
+    """Arguments of `timm.create_model` for a supported `name`: no head, any resolution."""
+    import timm
+
+    home = timm.model_entrypoint(name.split(".")[0]).__module__
+    return {"num_classes": 0, **ANY_RESOLUTION[home.removeprefix("timm.models.")]}
+
+
+def view_timm(model: Any, *, id: str) -> Backbone:
+    """The view of a ready timm model, made with `creation_options`.
+
+    Raises:
+        TypeError: no view for its class, or for its blocks.
+    """
+    ensure_torchvision()
+    from timm.models.eva import Eva
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+    from timm.models.vision_transformer import VisionTransformer
+
+    views: dict[type[nn.Module], View] = {
+        VisionTransformer: TimmViT,
+        Eva: TimmEva,
+        SwinTransformer: TimmSwin,
+        SwinTransformerV2: TimmSwin,
+    }
+    for model_class, view in views.items():
+        if isinstance(model, model_class):
+            return view(model, id=id, pixels=_pixels(model))
+    raise TypeError(
+        f"backbone {id!r} is a {type(model).__name__}, which has no view; supported are {SUPPORTED}"
+    )
+
+
+def _warn_of_quickgelu(name: str) -> None:
+    """Some CLIP weights stand in timm under a name with another activation than they were trained.
+
+    timm says so in a note of its registry; the features would not be those of the published model.
+    """
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(name)
+    notes = " ".join(getattr(config, "notes", None) or ())
+    exact = name.replace("_clip_", "_clip_quickgelu_")
+    if "QuickGELU" in notes and "quickgelu" not in name and timm.is_model(exact.split(".")[0]):
+        warnings.warn(
+            f"the weights of timm backbone {name!r} were trained with QuickGELU, which this name "
+            f"does not compute; {exact!r} is the published model",
+            stacklevel=4,
+        )
 
 
 def _create(name: str, *, pretrained: bool, weights: Path | None, **options: Any) -> nn.Module:
     import timm
-    from timm.models.vision_transformer import VisionTransformer
 
     try:
         model: nn.Module = timm.create_model(
-            name, pretrained=pretrained, dynamic_img_size=True, **options
+            name, pretrained=pretrained, **creation_options(name), **options
         )
-    except TypeError as error:
-        raise TypeError(
-            f"timm backbone {name!r} is no plain ViT (it does not take dynamic_img_size); "
-            "choose a vit_*, deit* or similar name"
-        ) from error
     except (RuntimeError, KeyError, OSError) as error:
         # timm raises RuntimeError when a strict load fails or no pretrained weights exist, and
         # OSError (of huggingface_hub, httpx) when the Hub cannot be reached.
@@ -142,18 +172,22 @@ def _create(name: str, *, pretrained: bool, weights: Path | None, **options: Any
             f"timm backbone {name!r} could not take {source}: {first_lines}; "
             "give a local file with --backbone_weights FILE"
         ) from error
-    if not isinstance(model, VisionTransformer):
-        raise TypeError(f"timm backbone {name!r} is a {type(model).__name__}, not a plain ViT")
     return model
 
 
-def _pixels(model: nn.Module) -> PixelConfig:
+def _pixels(model: Any) -> PixelConfig:
     from timm.data import resolve_data_config
 
-    config = resolve_data_config(model=model)
+    # args={} and not None: timm would otherwise warn about a missing config of a hand-made model.
+    config = resolve_data_config(args={}, model=model)
     interpolation = config["interpolation"]
+    patch = model.patch_embed.feat_ratio(as_scalar=False)
+    # Some models (SigLIP so400m at 384, patch 14) never see the last pixels of their native size.
+    height, width = (
+        max(p, side // p * p) for side, p in zip(model.patch_embed.img_size, patch, strict=True)
+    )
     return PixelConfig(
-        resolution=tuple(config["input_size"][1:]),
+        resolution=(height, width),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bicubic",

@@ -183,7 +183,11 @@ def _read_classes(folder: Path, classes: Sequence[Path], split: str | None) -> l
                 f"class folder {class_folder} has no videos; known suffixes are "
                 f"{' '.join(sorted(VIDEO_SUFFIXES))}"
             )
-        rows += [_Row(str(path.absolute()), class_folder.name, split) for path in videos]
+        # Without the spaces around it, as in a CSV: the split that a run keeps is a CSV.
+        label = class_folder.name.strip()
+        if not label:
+            raise ValueError(f"class folder {str(class_folder)!r} has only spaces for a name")
+        rows += [_Row(str(path.absolute()), label, split) for path in videos]
     return rows
 
 

@@ -192,6 +192,9 @@ def make_loader(
         collate_fn=collate,
         drop_last=drop_last,
         pin_memory=pin_memory,
+        # Its own: iterating draws a number, and the global generator is dropout's, which must not
+        # depend on how often, or with how many workers, a loader was started.
+        generator=torch.Generator(),
         persistent_workers=num_workers > 0,
     )
 

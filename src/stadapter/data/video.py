@@ -162,7 +162,14 @@ class VideoReader:
                 self.path, f"truncated: {num_packets} of {declared} declared frames are in the file"
             )
         pts = sorted(t for t in times if t is not None)
-        if len(pts) < len(times) or len(set(pts)) < len(pts) or not keys:
+        incomplete = len(pts) < len(times) or len(set(pts)) < len(pts) or not keys
+        # AVI stores no presentation times. For codecs that reorder frames freely FFmpeg guesses
+        # them, and differently after a seek.
+        guessed = self._container.format.name == "avi" and self._stream.codec_context.name in (
+            "h264",
+            "hevc",
+        )
+        if incomplete or guessed:
             self.count_by_decoding()
             return self._pts, []
         return pts, sorted(keys)

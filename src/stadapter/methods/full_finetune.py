@@ -13,6 +13,7 @@ class FullFinetuneConfig(MethodConfig):
     """Settings of full fine-tuning."""
 
     name: ClassVar[str] = "full_finetune"
+    trains_backbone: ClassVar[bool] = True
 
     backbone_lr_scale: float = 0.1
     """Factor on the learning rate for pretrained weights; the fresh head takes the full rate."""

@@ -26,6 +26,8 @@ class MethodConfig(ABC):
 
     name: ClassVar[str]
     """The method's name in recipes, flags and files."""
+    trains_backbone: ClassVar[bool] = False
+    """Whether it changes pretrained weights, so that the backbone cannot be shared."""
 
     dropout: float = 0.5
     """Dropout before the linear head, 0 to below 1 (0.5 as published)."""
@@ -102,8 +104,9 @@ class AdapterSet(nn.Module):
         adapted: Tensor = slot[key](tokens, shape)  # type: ignore[index]
         return adapted
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those parameters of `backbone` that this method trains, by name."""
+    def trained_parameters(self, backbone: Backbone) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything that training changes, by the name it has in `adapter_model.safetensors`."""
+        yield from self.named_parameters()
         for name, parameter in backbone.named_parameters():
             if name in self.backbone_parameters:
-                yield name, parameter
+                yield f"backbone.{name}", parameter

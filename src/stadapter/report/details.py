@@ -1,0 +1,134 @@
+"""One run by itself: settings of its test, confusions, worst clips, unreadable files, recipe."""
+
+from pathlib import Path
+from typing import Any
+
+from stadapter.report.charts import confusion_matrix
+from stadapter.report.clips import Strip, worst_clips
+from stadapter.report.page import duration, escape, facts, note, percent, plural, size, table
+from stadapter.report.record import RunRecord, number
+
+MAX_MATRIX = 100
+"""Classes up to which the confusion matrix is drawn."""
+MAX_LISTED = 200
+"""Unreadable files listed."""
+
+_NAMES = {
+    "mean_class": "Mean class accuracy",
+    "top5": "Top-5",
+    "split": "Split",
+    "num_temporal_views": "Temporal views",
+    "num_spatial_views": "Spatial views",
+    "num_frames": "Frames per view",
+    "frame_stride": "Frame stride",
+    "resolution": "Resolution",
+    "precision": "Precision",
+    "selected": "Weights of",
+}
+_NOT_SETTINGS = frozenset(
+    [
+        *("top1", "top1_interval95", "top5", "mean_class", "num_clips", "num_broken", "broken"),
+        *("broken_train", "class_names", "clip_list_sha256", "confusion_matrix", "seconds"),
+        "versions",
+    ]
+)
+
+
+def run_details(run: RunRecord, strip: Strip, index: int, *, alone: bool) -> str:
+    """The section of run number `index`; `alone` when the page is about this run only."""
+    heading = "Details" if alone else escape(run.name)
+    parts = [
+        f'<h2 id="run{index}">{heading}</h2>',
+        *(note(text) for text in run.notes),
+        _facts(run, alone=alone),
+        _confusion(run),
+        worst_clips(run, strip),
+        _broken(run),
+    ]
+    if run.recipe:
+        recipe = escape(run.recipe)
+        parts.append(f"<details><summary>Recipe</summary><pre>{recipe}</pre></details>")
+    return "\n".join(part for part in parts if part)
+
+
+def _facts(run: RunRecord, *, alone: bool) -> str:
+    """What is not in the tiles of a page about this run alone."""
+    metrics = run.metrics
+    entries = []
+    for key in () if alone else ("mean_class", "top5"):
+        value = number(metrics.get(key))
+        if value is not None:
+            entries.append((_NAMES[key], percent(value)))
+    if run.confusion and sum(map(sum, run.confusion)):
+        counts = [sum(row) for row in run.confusion]
+        entries.append(("Guessing the largest class", percent(max(counts) / sum(counts))))
+    for key, value in metrics.items():
+        if key not in _NOT_SETTINGS and not isinstance(value, dict):
+            entries.append((_NAMES.get(key, key), escape(_context_value(key, value))))
+    if number(metrics.get("seconds")) is not None:
+        entries.append(("Time to score", duration(metrics["seconds"])))
+    if run.num_trained is not None and run.file_bytes is not None and not alone:
+        entries.append(("Trained parameters", f"{run.num_trained:,}"))
+        entries.append(("Adapter file", size(run.file_bytes)))
+    if "clip_list_sha256" in metrics:
+        entries.append(("Clip list", f"<code>{escape(metrics['clip_list_sha256'])[:12]}</code>"))
+    return facts(entries) if entries else ""
+
+
+def _context_value(key: str, value: Any) -> str:
+    if key == "resolution" and isinstance(value, list):
+        return " × ".join(map(str, value))
+    if key == "frame_stride" and value is None:
+        return "uniform over the video"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def _confusion(run: RunRecord) -> str:
+    if run.confusion is None:
+        return ""
+    names = run.class_names
+    pairs = sorted(
+        (-count, i, j)
+        for i, row in enumerate(run.confusion)
+        for j, count in enumerate(row)
+        if count and i != j
+    )
+    matrix, most = "", 30
+    if len(names) <= MAX_MATRIX:
+        picture = confusion_matrix(run.confusion, names)
+        matrix = (
+            "<p>True classes down, predictions across; numbers are clips, colour is the share of "
+            f'the row.</p><div class="scroll pad" tabindex="0">{picture}</div>'
+        )
+        most = 6
+    rows = [
+        [escape(names[i]), escape(names[j]), f"{-n:,}", percent(-n / sum(run.confusion[i]))]
+        for n, i, j in pairs[:most]
+    ]
+    header = ["True class", "Predicted as", "Clips", "Of the class"]
+    box = table(header, rows, kinds=["", "", "num", "num"]) if rows else "<p>None.</p>"
+    return f"<h3>Confusion</h3>{matrix}<h3>Most confused pairs</h3>{box}"
+
+
+def _broken(run: RunRecord) -> str:
+    rows = [
+        [f'<span title="{escape(path)}">{escape(Path(path).name)}</span>', part, escape(reason)]
+        for key, part in (("broken", "scoring"), ("broken_train", "training"))
+        for path, reason in _broken_files(run.metrics.get(key))
+    ]
+    if not rows:
+        return ""
+    left_out = len(rows) - MAX_LISTED
+    more = f"<p>{left_out:,} more are in metrics.json.</p>" if left_out > 0 else ""
+    box = table(["File", "Met in", "Reason"], rows[:MAX_LISTED], kinds=["", "", "wide"], tall=True)
+    return (
+        f"<h3>Files that could not be read</h3><p>{plural(len(rows), 'file')}, neither counted "
+        f"as right nor as wrong.</p>{box}{more}"
+    )
+
+
+def _broken_files(entries: Any) -> list[tuple[str, str]]:
+    known = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    return [(str(e.get("path", "")), str(e.get("reason", ""))) for e in known]
