@@ -16,6 +16,8 @@ from stadapter.methods import STAdapterConfig
 from stadapter.recipe import Recipe, train_recipe
 from stadapter.train import TrainConfig
 
+torch.set_num_threads(1)  # the tensors are tiny, and other processes use the cores too
+
 settings.register_profile("stadapter", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("stadapter")
 

@@ -2,9 +2,9 @@
 
 One linear layer on the patch tokens answers, patch by patch, what `still_images` knows: which part
 of the patch is object, which part is the object that dominates it, how far away that object's
-centre lies, its size, direction, family and texture, and the patch's colours at quarter
-resolution. One more on the class token answers for the largest object and the ground. Dense
-answers are the point: a single label per picture is a weak signal (docs/tiny.md has the numbers),
+centre lies, its size, direction, family and texture, and the patch's colours per 2 x 2
+pixels. One more on the class token answers for the largest object and the ground. Dense
+answers are the point: the answers asked of the whole picture learn far more slowly (docs/tiny.md),
 and an adapter that must see motion needs tokens which say *where*.
 
     python tools/pretrain_tiny.py --out src/stadapter/backbones/tiny.safetensors
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from still_families import NUM_TRAIN_SHAPES, NUM_TRAIN_TEXTURES, ORIENTED, SYMMETRY
 from still_images import StillBatch, StillImages
 from torch import Generator, Tensor, nn
@@ -318,8 +318,10 @@ def main() -> None:
     settings = parse_settings()
     torch.set_num_threads(settings.num_threads)
     start = time.perf_counter()
-    model = pretrain(settings)
+    pretrain(settings)
     seconds = time.perf_counter() - start
+    model = build_tiny().eval()
+    model.load_state_dict(load_file(settings.out))  # measure what is shipped, halved precision too
     torch.manual_seed(settings.seed + 1)
     quality = {"tiny": measure(model, settings.num_probe),
                "random": measure(build_tiny().eval(), settings.num_probe)}

@@ -32,6 +32,7 @@ class Probed:
     inside: Tensor  # (B, N) whether more than half of the patch is object
     shape: Tensor
     texture: Tensor
+    ground: Tensor  # texture of the ground
     values: Tensor  # (B, 5): x, y, log radius, cos and sin of the angle
     pointed: Tensor  # (B,) whether the angle means something (order of symmetry 1, no stretch)
 
@@ -50,6 +51,7 @@ def _look(model: nn.Module, num_images: int) -> Probed:
             inside=F.avg_pool2d(batch.visible, 8).flatten(1) > 0.5,
             shape=drawn.shape - NUM_TRAIN_SHAPES,
             texture=drawn.texture - NUM_TRAIN_TEXTURES,
+            ground=batch.ground_texture - NUM_TRAIN_TEXTURES,
             values=torch.cat([drawn.centre, drawn.radius.log()[:, None],
                               drawn.angle.cos()[:, None], drawn.angle.sin()[:, None]], -1),
             pointed=pointed & (drawn.aspect == 1),
@@ -101,7 +103,7 @@ def measure(model: nn.Module, num_train: int) -> dict[str, float]:
     seen = _look(model, num_train + num_train // 2)
     train, test = _standardise(seen.whole[:num_train], seen.whole[num_train:])
     quality = {}
-    for name in ("shape", "texture"):
+    for name in ("shape", "texture", "ground"):
         labels = getattr(seen, name)
         for how, probe in (("linear", _logistic), ("kNN", _nearest)):
             hit = probe(train, labels[:num_train], test) == labels[num_train:]

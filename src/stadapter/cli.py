@@ -224,6 +224,69 @@ def _info(argv: list[str]) -> int:
     return 0
 
 
+def _backbones(argv: list[str]) -> int:
+    """list the backbones whose ids match a pattern"""
+    from stadapter.backbones.catalogue import list_backbones
+    from stadapter.tables import backbones_text
+
+    parser = _parser("backbones", "Backbones by id, with size and pretraining.")
+    parser.add_argument(
+        "pattern", type=str, nargs="?", default="", help="Part of an id, or a glob."
+    )
+    parser.add_argument("--format", choices=["table", "json"], default="table")
+    settings = parser.parse_args(argv)
+    print(backbones_text(list_backbones(settings.pattern), settings.format), end="")
+    return 0
+
+
+def _convert(argv: list[str]) -> int:
+    """published ST-Adapter checkpoints to run folders, and back"""
+    direction = argv[0] if argv else "--help"
+    verb = {"official": _convert_official, "to-official": _convert_to_official}.get(direction)
+    if verb is None:
+        print("usage: stadapter convert official|to-official [...]")
+        if direction in ("-h", "--help"):
+            return 0
+        raise _UsageError(f"convert knows 'official' and 'to-official', not {direction!r}")
+    return verb(argv[1:])
+
+
+def _convert_official(argv: list[str]) -> int:
+    from stadapter.official import convert_official
+
+    parser = _parser("convert official", "A published checkpoint becomes a run folder.")
+    parser.add_argument("--clip", type=str, required=True, help="OpenAI's CLIP checkpoint.")
+    parser.add_argument("--adapter", type=str, required=True, help="Published checkpoint-N.pth.")
+    parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
+    parser.add_argument("--classes", type=str | None, help="Text file, a class name per line.")
+    _add_overwrite(parser)
+    settings = parser.parse_args(argv)
+    names = None
+    if settings.classes is not None:
+        names = Path(settings.classes).read_text(encoding="utf-8-sig").splitlines()
+    run = convert_official(
+        clip=settings.clip,
+        adapter=settings.adapter,
+        out=settings.out,
+        class_names=names,
+        overwrite=settings.overwrite,
+    )
+    print(f"written: {run}; use it with: stadapter predict {run} FILE")
+    return 0
+
+
+def _convert_to_official(argv: list[str]) -> int:
+    from stadapter.official import to_official
+
+    parser = _parser("convert to-official", "A run becomes a checkpoint of the published code.")
+    parser.add_argument("run", type=str, help="Run folder.")
+    parser.add_argument("--out", type=str, required=True, help="File to write, checkpoint-0.pth.")
+    _add_overwrite(parser)
+    settings = parser.parse_args(argv)
+    print(f"written: {to_official(settings.run, settings.out, overwrite=settings.overwrite)}")
+    return 0
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "demo-data": _demo_data,
@@ -231,6 +294,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "predict": _predict,
     "info": _info,
+    "backbones": _backbones,
+    "convert": _convert,
 }
 
 

@@ -6,6 +6,7 @@ token width, K classes.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -234,7 +235,9 @@ class VideoClassifier(nn.Module):
         Video papers print these MACs as "GFLOPs"; one MAC is two floating-point operations. Counted
         on the meta device, where fused attention is counted too.
         """
-        meta = {name: t.detach().to("meta") for name, t in self.state_dict().items()}
+        # Not the state dict: it leaves out buffers that are computed, such as rotary tables.
+        tensors = chain(self.named_parameters(), self.named_buffers())
+        meta = {name: tensor.detach().to("meta") for name, tensor in tensors}
         video = torch.empty(1, num_frames, 3, *resolution, device="meta")
         mode = self.training
         self.eval()

@@ -4,11 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from stadapter.backbones.catalogue import BackboneEntry
 from stadapter.predict import Prediction
 
 
@@ -48,18 +50,37 @@ def predictions_text(predictions: Sequence[Prediction], format: str) -> str:
     return table_text(rows)
 
 
+def backbones_text(entries: Sequence[BackboneEntry], format: str) -> str:
+    """Backbones as "table" or "json" (a list of objects); what was not counted stays empty."""
+    if format == "json":
+        return json.dumps([asdict(entry) for entry in entries], indent=2) + "\n"
+    return table_text(
+        [{name: _plain(value) for name, value in asdict(entry).items()} for entry in entries]
+    )
+
+
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys as an aligned table; numbers to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         numeric = all(isinstance(row[name], (int, float)) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     console = Console()
+    if not console.is_terminal:  # a pipe has no width to fit into
+        console = Console(width=240)
     with console.capture() as capture:
         console.print(table, markup=False)
     return capture.get()
+
+
+def _plain(value: Any) -> Any:
+    """Nothing for None, and "16 x 16" for a pair."""
+    if isinstance(value, tuple):
+        return " x ".join(str(side) for side in value)
+    return "" if value is None else value
 
 
 def _cell(value: Any) -> Any:

@@ -4,8 +4,10 @@ A row makes the library's own model from the kwargs of a real entry, only narrow
 and says how that library computes the features which the view must reproduce.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,13 +38,18 @@ class Row:
 
     def make(self) -> Backbone:
         """The view of a small model with random weights, the same each time."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = self.make_model()
-            with torch.no_grad():
-                for parameter in model.parameters():  # LayerScale starts near zero: hide nothing
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-        return self.view(model.eval()).eval()
+        return self.view(copy.deepcopy(_random_model(self))).eval()
+
+
+@cache
+def _random_model(row: Row) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = row.make_model()
+        with torch.no_grad():
+            for parameter in model.parameters():  # LayerScale starts near zero: hide nothing
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
 
 
 def _timm(

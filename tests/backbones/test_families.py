@@ -138,10 +138,3 @@ def test_compiles_as_one_graph(family: str, backend: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     torch.testing.assert_close(compiled(video), model(video), rtol=1e-4, atol=1e-4)
-
-
-@every_row
-def test_multiply_accumulates_are_counted(row: Row) -> None:
-    model = _model(row)
-    one, two = (model.count_macs(num_frames, row.native) for num_frames in (1, 2))
-    assert 0 < one < two

@@ -32,7 +32,8 @@ def outcome(
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kernel", TEMPORAL)
-@pytest.mark.parametrize(("num_frames", "width"), itertools.product((1, 2, 7), (1, 127)))
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+@pytest.mark.parametrize("width", [1, 127])
 def test_shift_equals_the_definition(
     num_frames: int, width: int, kernel: tuple[int, int, int], causal: bool
 ) -> None:
@@ -87,7 +88,8 @@ def test_definition_by_loops(kernel: tuple[int, int, int], causal: bool) -> None
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradients(kernel: tuple[int, int, int], causal: bool) -> None:
-    inputs = make(3, 2, kernel, torch.float64)
+    x, weight, bias = make(3, 2, kernel, torch.float64)
+    inputs = x.detach()[:1].requires_grad_(), weight, bias
     assert torch.autograd.gradcheck(lambda *a: dwconv3d_ref(*a, causal=causal), inputs)
     assert torch.autograd.gradcheck(lambda *a: dwconv3d(*a, causal=causal), inputs)
 

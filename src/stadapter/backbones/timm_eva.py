@@ -29,7 +29,7 @@ class EvaBlockView(Block):
             return None
         table: Tensor = self.model.rope.get_embed(shape=[shape.height, shape.width])
         # "mixed" rotary has learned frequencies for each block: (depth, heads, N, 2*head).
-        return table[self.index] if self.model.rope_mixed else table
+        return table[self.index] if getattr(self.model, "rope_mixed", False) else table
 
     def attention(self, tokens: Tensor, shape: TokenShape) -> Tensor:
         """`drop_path1(gamma_1 * attn(norm1(x), rope))`."""

@@ -30,6 +30,10 @@ def build_tiny() -> Any:
         depth=4,
         num_heads=4,
         num_classes=0,
+        # Patch tokens were pretrained to say where things are; the class token sees that only
+        # through attention, so adapters that act on patches would learn slowly through it.
+        global_pool="avg",
+        fc_norm=False,
         dynamic_img_size=True,
     )
 

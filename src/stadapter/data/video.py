@@ -19,6 +19,7 @@ import av
 import numpy as np
 import torch
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 VIDEO_SUFFIXES = frozenset(
@@ -94,11 +95,13 @@ class VideoReader:
         outside = [i for i in indices if not 0 <= i < self.num_frames]
         if outside:
             raise IndexError(f"frame {outside[0]} is outside 0..{self.num_frames - 1}")
+        # One for all frames: setting up the conversion takes longer than converting a small frame.
+        reformatter = VideoReformatter()
         decoded: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         for index, frame in self._frames(sorted(set(indices))):
             if frame.is_corrupt:
                 raise VideoError(self.path, f"frame {index} is damaged")
-            decoded[index] = _pixels(frame)
+            decoded[index] = _pixels(frame, reformatter)
         sizes = {image.shape for image in decoded.values()}
         if len(sizes) > 1:
             raise VideoError(self.path, f"the frame size changes within the video: {sorted(sizes)}")
@@ -251,11 +254,12 @@ def find_videos(folder: Path) -> list[Path]:
     )
 
 
-def _pixels(frame: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _pixels(frame: Any, reformatter: VideoReformatter) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """RGB (H, W, C), turned upright."""
-    image: np.ndarray[Any, np.dtype[np.uint8]] = frame.to_ndarray(format="rgb24")
+    image: Any = reformatter.reformat(frame, format="rgb24").to_ndarray()
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as in numpy
-    return np.rot90(image, quarter_turns) if quarter_turns else image
+    upright: np.ndarray[Any, np.dtype[np.uint8]] = np.rot90(image, quarter_turns)
+    return upright
 
 
 def _reason(what: str, error: Exception) -> str:
