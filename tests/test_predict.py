@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -175,21 +176,31 @@ def test_csv() -> None:
     ]
 
 
-def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+def test_table() -> None:
     text = predictions_text(PREDICTIONS, "table")
     assert "left [fast] 75.0%  right, então 25.0%" in text
     assert '/v/"c" [bold].mp4' in text
     assert "damaged, [red] sadly" in text
 
 
-def test_nothing_of_a_long_path_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    path = "/videos/" + "a" * 200 + ".mp4"
-    text = predictions_text([Prediction(path, ("x",), (1.0,))], "table")
-    first = "".join(line.split(" ")[0] for line in text.splitlines()[1:])
-    assert first == path
-    assert max(map(len, text.splitlines())) <= 60
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("length", [30, 50, 230, 700])
+def test_nothing_of_a_long_path_is_lost(
+    length: int, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "60")
+    path = "/" + "a" * length + ".mp4"
+    text = predictions_text([Prediction(path, ("label",), (1.0,))], "table")
+    text = re.sub("\x1b[^m]*m", "", text)
+    lines = text.splitlines()[1:]
+    assert "".join(line.split("  ")[0].strip() for line in lines) == path
+    assert "label 100.0%" in lines[0]
+    if terminal:
+        assert max(map(len, lines)) <= 60
+    else:
+        assert len(lines) == 1
 
 
 def test_numbers_in_tables() -> None:

@@ -42,8 +42,15 @@ CLASS_ANSWERS = {
     "texture": NUM_TRAIN_TEXTURES, "ground": NUM_TRAIN_TEXTURES,
 }  # fmt: skip
 CROSS_ENTROPY = frozenset({"shape", "texture", "count", "ground"})
-WEIGHT = {"foreground": 2.0, "own": 2.0, "pixels": 2.0, "shape": 0.5, "texture": 0.5,
-          "count": 0.5, "ground": 0.5}
+WEIGHT = {
+    "foreground": 2.0,
+    "own": 2.0,
+    "pixels": 2.0,
+    "shape": 0.5,
+    "texture": 0.5,
+    "count": 0.5,
+    "ground": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,9 @@ class Settings:
         if self.objective not in ("labels", "dense", "dense+pixels"):
             raise ValueError(f"objective ({self.objective!r}) must be labels, dense, dense+pixels")
         if not 0 < self.keep <= 1 or not 0 <= self.hidden < 1:
-            raise ValueError(f"keep ({self.keep}) must be in (0, 1], hidden ({self.hidden}) in "
-                             "[0, 1)")
+            raise ValueError(
+                f"keep ({self.keep}) must be in (0, 1], hidden ({self.hidden}) in [0, 1)"
+            )
 
 
 def tokens_of(model: nn.Module, images: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -123,8 +131,9 @@ def _pick(field: Tensor, owner: Tensor) -> Tensor:
     return field.view(B, -1, *field.shape[1:])[torch.arange(B)[:, None], owner]
 
 
-def _object_targets(batch: StillBatch, owner: Tensor, from_point: Tensor,
-                    valid: Tensor) -> dict[str, Target]:
+def _object_targets(
+    batch: StillBatch, owner: Tensor, from_point: Tensor, valid: Tensor
+) -> dict[str, Target]:
     """Answers about the objects `owner` (B, M), with centres relative to points in pixels."""
     drawn = batch.objects
     shape, centre = _pick(drawn.shape, owner), _pick(drawn.centre, owner)
@@ -225,8 +234,15 @@ class Heads(nn.Module):
         return dict(zip(self.patch_answers, parts, strict=True)), summary
 
 
-def step_loss(model: nn.Module, heads: Heads, batch: StillBatch, *, keep: float, hidden: float,
-              generator: Generator) -> dict[str, Tensor]:
+def step_loss(
+    model: nn.Module,
+    heads: Heads,
+    batch: StillBatch,
+    *,
+    keep: float,
+    hidden: float,
+    generator: Generator,
+) -> dict[str, Tensor]:
     """Losses by name for one batch; "class ..." are those of the class token."""
     images, kept = batch.images, None
     N = GRID * GRID
@@ -240,8 +256,10 @@ def step_loss(model: nn.Module, heads: Heads, batch: StillBatch, *, keep: float,
     targets = patch_targets(batch)
     if kept is not None:
         row = torch.arange(len(images))[:, None]
-        targets = {name: Target(t.value[row, kept], None if t.valid is None else t.valid[row, kept])
-                   for name, t in targets.items()}
+        targets = {
+            name: Target(t.value[row, kept], None if t.valid is None else t.valid[row, kept])
+            for name, t in targets.items()
+        }
     losses = loss_of(patches, targets)
     whole = loss_of(summary, class_targets(batch))
     return losses | {f"class {name}": loss for name, loss in whole.items()}
@@ -259,8 +277,12 @@ def save_weights(model: nn.Module, step: int, settings: Settings) -> None:
     """Half-precision weights, put in place in one move so that readers never see half a file."""
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    about = {"seed": str(settings.seed), "steps": f"{step} of {settings.steps}",
-             "created_by": "tools/pretrain_tiny.py", "licence": "Apache-2.0"}
+    about = {
+        "seed": str(settings.seed),
+        "steps": f"{step} of {settings.steps}",
+        "created_by": "tools/pretrain_tiny.py",
+        "licence": "Apache-2.0",
+    }
     part = settings.out.with_suffix(".part")
     save_file(state, part, metadata=about)
     part.chmod(0o644)  # safetensors writes files that only their owner may read
@@ -273,9 +295,10 @@ def pretrain(settings: Settings) -> nn.Module:
     model, heads = build_tiny(), Heads(settings.objective)
     averaged = copy.deepcopy(model).eval()
     parameters = [p for part in (model, heads) for p in part.parameters()]
-    groups = [{"params": [p for p in parameters if p.ndim > 1],
-               "weight_decay": settings.weight_decay},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
     source, start = StillImages(), time.perf_counter()
     for step in range(settings.steps):
@@ -284,8 +307,9 @@ def pretrain(settings: Settings) -> nn.Module:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         keep = settings.keep if step < settings.full_from * settings.steps else 1.0
-        losses = step_loss(model, heads, batch, keep=keep, hidden=settings.hidden,
-                           generator=generator)
+        losses = step_loss(
+            model, heads, batch, keep=keep, hidden=settings.hidden, generator=generator
+        )
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -323,14 +347,20 @@ def main() -> None:
     model = build_tiny().eval()
     model.load_state_dict(load_file(settings.out))  # measure what is shipped, halved precision too
     torch.manual_seed(settings.seed + 1)
-    quality = {"tiny": measure(model, settings.num_probe),
-               "random": measure(build_tiny().eval(), settings.num_probe)}
+    quality = {
+        "tiny": measure(model, settings.num_probe),
+        "random": measure(build_tiny().eval(), settings.num_probe),
+    }
     for name in quality["tiny"]:
         print(f"{name:28s} {quality['tiny'][name]:.3f}  random {quality['random'][name]:.3f}")
     content = settings.out.read_bytes()
-    report = {"settings": {k: str(v) for k, v in asdict(settings).items()}, "quality": quality,
-              "training_seconds": round(seconds), "bytes": len(content),
-              "sha256": hashlib.sha256(content).hexdigest()}
+    report = {
+        "settings": {k: str(v) for k, v in asdict(settings).items()},
+        "quality": quality,
+        "training_seconds": round(seconds),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     if settings.report is not None:
         settings.report.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))

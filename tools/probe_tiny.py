@@ -45,17 +45,26 @@ def _look(model: nn.Module, num_images: int) -> Probed:
         tokens = model.forward_features((batch.images - 0.5) / 0.5)
         drawn, patches = batch.objects, tokens[:, 1:]
         pointed = torch.tensor([order == 1 for _, order in SHAPES.values()])[drawn.shape]
-        parts.append(Probed(
-            whole=torch.cat([tokens[:, 0], patches.mean(1)], -1),
-            patches=patches,
-            inside=F.avg_pool2d(batch.visible, 8).flatten(1) > 0.5,
-            shape=drawn.shape - NUM_TRAIN_SHAPES,
-            texture=drawn.texture - NUM_TRAIN_TEXTURES,
-            ground=batch.ground_texture - NUM_TRAIN_TEXTURES,
-            values=torch.cat([drawn.centre, drawn.radius.log()[:, None],
-                              drawn.angle.cos()[:, None], drawn.angle.sin()[:, None]], -1),
-            pointed=pointed & (drawn.aspect == 1),
-        ))
+        parts.append(
+            Probed(
+                whole=torch.cat([tokens[:, 0], patches.mean(1)], -1),
+                patches=patches,
+                inside=F.avg_pool2d(batch.visible, 8).flatten(1) > 0.5,
+                shape=drawn.shape - NUM_TRAIN_SHAPES,
+                texture=drawn.texture - NUM_TRAIN_TEXTURES,
+                ground=batch.ground_texture - NUM_TRAIN_TEXTURES,
+                values=torch.cat(
+                    [
+                        drawn.centre,
+                        drawn.radius.log()[:, None],
+                        drawn.angle.cos()[:, None],
+                        drawn.angle.sin()[:, None],
+                    ],
+                    -1,
+                ),
+                pointed=pointed & (drawn.aspect == 1),
+            )
+        )
     return Probed(**{name: torch.cat([getattr(p, name) for p in parts]) for name in vars(parts[0])})
 
 
@@ -119,8 +128,9 @@ def measure(model: nn.Module, num_train: int) -> dict[str, float]:
 
 
 def _measure_mask(seen: Probed, num_train: int) -> dict[str, float]:
-    train, test = _standardise(seen.patches[:num_train].flatten(0, 1),
-                               seen.patches[num_train:].flatten(0, 1))
+    train, test = _standardise(
+        seen.patches[:num_train].flatten(0, 1), seen.patches[num_train:].flatten(0, 1)
+    )
     inside, true = (part.flatten() for part in (seen.inside[:num_train], seen.inside[num_train:]))
     # Patches outside are many; weighting both sides alike asks for the balanced accuracy.
     weight = torch.where(inside, (~inside).sum() / inside.sum(), 1.0).sqrt()[:, None]
@@ -130,5 +140,7 @@ def _measure_mask(seen: Probed, num_train: int) -> dict[str, float]:
     said = (F.pad(test, (0, 1), value=1.0) @ solution)[:, 0] > 0
     hit, miss = said[true].float().mean(), (~said)[~true].float().mean()
     union = (said | true).sum().clamp(min=1)
-    return {"mask balanced accuracy": float((hit + miss) / 2),
-            "mask IoU": float((said & true).sum() / union)}
+    return {
+        "mask balanced accuracy": float((hit + miss) / 2),
+        "mask IoU": float((said & true).sum() / union),
+    }

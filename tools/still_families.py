@@ -29,7 +29,7 @@ def _outline(corners: Tensor) -> Tensor:
     denominator = ray[:, None, 0] * edge[:, None, :, 1] - ray[:, None, 1] * edge[:, None, :, 0]
     denominator = torch.where(denominator.abs() < 1e-6, 1e-6, denominator)  # (n, 256, V)
     t = (start[..., 0] * edge[..., 1] - start[..., 1] * edge[..., 0])[:, None] / denominator
-    s = (start[:, None, :, 0] * ray[:, None, 1] - start[:, None, :, 1] * ray[:, None, 0])
+    s = start[:, None, :, 0] * ray[:, None, 1] - start[:, None, :, 1] * ray[:, None, 0]
     s = s / denominator
     hit = (s > -1e-3) & (s < 1 + 1e-3) & (t > 0)
     return torch.where(hit, t, 9.0).amin(-1).clamp(max=1.6)
@@ -95,10 +95,18 @@ def _gear(n: int, a: Tensor, g: Generator) -> Tensor:
     return 0.85 + 0.17 * torch.tanh(6 * (8 * PHI).sin()).expand(n, -1)
 
 
-ARROW = ((1.0, 0.0), (0.05, 0.85), (0.05, 0.3), (-0.9, 0.3), (-0.9, -0.3), (0.05, -0.3),
-         (0.05, -0.85))
-HALF_DISC = tuple((math.sin(i * math.pi / 12) * 1.1 - 0.35, -math.cos(i * math.pi / 12) * 1.1)
-                  for i in range(13))
+ARROW = (
+    (1.0, 0.0),
+    (0.05, 0.85),
+    (0.05, 0.3),
+    (-0.9, 0.3),
+    (-0.9, -0.3),
+    (0.05, -0.3),
+    (0.05, -0.85),
+)
+HALF_DISC = tuple(
+    (math.sin(i * math.pi / 12) * 1.1 - 0.35, -math.cos(i * math.pi / 12) * 1.1) for i in range(13)
+)
 
 Profile = Callable[[int, Tensor, Generator], Tensor]
 # name -> (profile, order of rotational symmetry; 0 where a direction has no meaning)
@@ -183,8 +191,9 @@ TEXTURE_NAMES = tuple(TEXTURES)
 NUM_TRAIN_TEXTURES = len(TEXTURES) - 6
 NEEDS_NOISE = frozenset({"noise", "marble", "spots", "wood"})
 # Textures with one orientation and one period that can be read off the picture.
-ORIENTED = torch.tensor([name in {"stripes", "bars", "waves", "marble", "zigzag"}
-                         for name in TEXTURE_NAMES])
+ORIENTED = torch.tensor(
+    [name in {"stripes", "bars", "waves", "marble", "zigzag"} for name in TEXTURE_NAMES]
+)
 
 
 def uniform(g: Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -199,8 +208,7 @@ def pink_noise(n: int, size: int, g: Generator) -> Tensor:
     along, across = angle.cos() * fx + angle.sin() * fy, angle.cos() * fy - angle.sin() * fx
     frequency = torch.hypot(along * stretch, across / stretch).clamp(min=1 / size)
     spectrum = torch.fft.rfft2(torch.randn(n, size, size, generator=g))
-    field = torch.fft.irfft2(spectrum * frequency ** -uniform(g, 0.8, 2.2, n, 1, 1),
-                             s=(size, size))
+    field = torch.fft.irfft2(spectrum * frequency ** -uniform(g, 0.8, 2.2, n, 1, 1), s=(size, size))
     return (field - field.mean((1, 2), True)) / field.std((1, 2), keepdim=True)
 
 

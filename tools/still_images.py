@@ -94,8 +94,15 @@ class StillImages:
             visible[behind] *= 1 - front[:, None]
             visible[rows[pick]] = front
         images = _photograph(images, g)
-        return StillBatch(images, visible.view(B, K, S, S), objects, present,
-                          ground.texture, ground.texture_angle, ground.period)
+        return StillBatch(
+            images,
+            visible.view(B, K, S, S),
+            objects,
+            present,
+            ground.texture,
+            ground.texture_angle,
+            ground.period,
+        )
 
     def _layers(self, n: int, g: Generator) -> Layers:
         low, high = math.log(self.radius[0]), math.log(self.radius[1])
@@ -154,8 +161,9 @@ class StillImages:
         angle, offset = uniform(g, 0, TAU, n, 1, 1), uniform(g, -20, 20, n, 1, 1)
         half = self.size / 2
         line = (x - half) * angle.cos() + (y - half) * angle.sin() + offset
-        blot = torch.where(torch.rand(n, 1, 1, generator=g) < 0.5, line,
-                           8 * pink_noise(n, self.size, g))
+        blot = torch.where(
+            torch.rand(n, 1, 1, generator=g) < 0.5, line, 8 * pink_noise(n, self.size, g)
+        )
         used = (torch.rand(n, 1, 1, generator=g) < 0.25) * uniform(g, 0.2, 0.9, n, 1, 1)
         tone = torch.rand(n, 3, 1, 1, generator=g)
         return torch.lerp(images, tone.expand_as(images), (hard(blot, 1.0) * used)[:, None])

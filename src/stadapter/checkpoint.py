@@ -120,10 +120,11 @@ def library_versions() -> dict[str, str]:
 
 def save_adapter(
     directory: Path, adapter_set: AdapterSet, backbone: Backbone, backbone_fingerprint: str
-) -> None:
+) -> AdapterConfig:
     """Write an adapter set's trained tensors and their config into `directory`, atomically.
 
-    `backbone_fingerprint` is that of the pretrained weights, before any training.
+    `backbone_fingerprint` is that of the pretrained weights, before any training. Returns the
+    config that was written.
 
     Raises:
         OSError: the folder cannot be written.
@@ -149,6 +150,7 @@ def save_adapter(
     with atomic_path(directory / TENSORS) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     write_json(directory / CONFIG, config.to_dict())
+    return config
 
 
 def tensors_fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -8,11 +8,13 @@ token width, K classes.
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from stadapter.atomic import write_text
 from stadapter.backbones import Backbone, TokenShape, create_backbone
 from stadapter.checkpoint import (
     load_adapter_config,
@@ -20,6 +22,7 @@ from stadapter.checkpoint import (
     load_backbone,
     save_adapter,
 )
+from stadapter.hub import CARD, model_card, resolve, upload
 from stadapter.methods import AdapterSet, MethodConfig, STAdapterConfig
 
 
@@ -134,36 +137,57 @@ class VideoClassifier(nn.Module):
         self.add_adapter(name, adapter_set)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the active adapter set as `adapter_model.safetensors` and `adapter_config.json`.
+        """Write the active adapter set: `adapter_model.safetensors`, `adapter_config.json` and a
+        model card (README.md).
 
         Raises:
             OSError: the folder cannot be written.
         """
-        save_adapter(Path(directory), self.adapter_set, self.backbone, self.backbone_fingerprint)
+        config = save_adapter(
+            Path(directory), self.adapter_set, self.backbone, self.backbone_fingerprint
+        )
+        total, trained = self.num_parameters()
+        write_text(Path(directory) / CARD, model_card(config, total=total, trained=trained))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to ORG/NAME on the Hub; returns the address.
+
+        Raises:
+            OSError: the Hub refused, or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), repo_id, private=private, token=token)
 
     @classmethod
     def from_pretrained(
         cls,
-        directory: str | Path,
+        name: str | Path,
         *,
         backbone: Backbone | None = None,
         backbone_weights: str | Path | None = None,
         any_fingerprint: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> "VideoClassifier":
         """The model as it was saved, in evaluation mode.
 
         Args:
-            directory: a run folder, or any folder with the two adapter files.
+            name: a run folder, any folder with the two adapter files, or ORG/NAME on the Hub.
             backbone: use this one instead of making it by the saved id.
             backbone_weights: where the pretrained weights are now, if not where they were.
             any_fingerprint: accept frozen weights other than those the adapter was trained on.
+            revision: branch, tag or commit of the repository.
+            token: for a private repository.
 
         Raises:
             FileNotFoundError: no adapter there, or the backbone's weights are gone.
             ValueError: unreadable files.
             AdapterMismatchError: it was trained on another backbone, or does not fit its config.
         """
-        directory = Path(directory)
+        directory = resolve(name, revision=revision, token=token)
         backbone = backbone or load_backbone(load_adapter_config(directory), backbone_weights)
         fingerprint = backbone.fingerprint()
         adapter_set = load_adapter_set(

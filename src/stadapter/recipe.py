@@ -115,7 +115,7 @@ def train_recipe(
     ]
     context["selected"] = f"{recipe.train.keep} epoch"
     metrics = write_results(run, scores, val, context)
-    write_report(run.report, {recipe.method.name: run}, title=f"stadapter: {run.path.name}")
+    write_report(run.report, {recipe.method.name: run}, title=_title(run))
     return metrics
 
 
@@ -155,7 +155,10 @@ def evaluate_run(
     else:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(collection.splits)}")
     scores = score_clips(model, table, preprocessing, sampling, config)
-    return write_results(run, scores, table, _context(split, preprocessing, sampling, config))
+    context = _context(split, preprocessing, sampling, config)
+    metrics = write_results(run, scores, table, context)
+    write_report(run.report, {model.adapter_set.config.name: run}, title=_title(run))
+    return metrics
 
 
 def build_model(
@@ -199,6 +202,10 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _title(run: RunFolder) -> str:
+    return f"stadapter: {run.path.absolute().name}"
 
 
 def _check_same(recipe: Recipe, run: RunFolder) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stadapter.checkpoint import CONFIG, TENSORS
+from stadapter.hub import CARD
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class RunFolder:
 
     def _remove(self) -> None:
         shutil.rmtree(self.state, ignore_errors=True)
-        names = (TENSORS, CONFIG, "events")
+        names = (TENSORS, CONFIG, CARD, "events")
         files = [self.recipe, self.split, self.log, self.metrics, self.predictions, self.report]
         for path in files + [self.path / name for name in names]:
             if path.is_dir():

@@ -65,12 +65,14 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for name in rows[0]:
         numeric = all(isinstance(row[name], (int, float)) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    table.columns[0].no_wrap = True
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
     console = Console()
     if not console.is_terminal:  # a pipe has no width to fit into
-        console = Console(width=240)
+        console = Console(width=10_000)
+    # A short name stays on one line; a long path would push the other columns out.
+    names = [_cell(next(iter(row.values()))) for row in rows]
+    table.columns[0].no_wrap = max(name.cell_len for name in names) <= console.width // 2
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
     with console.capture() as capture:
         console.print(table, markup=False)
     return capture.get()

@@ -164,6 +164,7 @@ class Trainer:
             pin_memory=self.accelerator.device.type == "cuda",
         )
         self.steps_per_epoch = len(self.loader)
+        self.events = _summary_writer(run) if config.tensorboard else None
         self.limit = BrokenLimit(len(table), config.max_broken)
         self.wrapped, self.optimizer = self.accelerator.prepare(
             self.model, torch.optim.AdamW(parameter_groups(model, config))
@@ -305,6 +306,11 @@ class Trainer:
         if self.accelerator.is_main_process:
             with self.folder.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        if self.events is not None:
+            for name, value in line.items():
+                if name not in ("step", "epoch") and value is not None:
+                    self.events.add_scalar(name, value, line["step"])
+            self.events.flush()
 
     def save_state(self) -> None:
         """Write everything that resuming needs, atomically."""
@@ -371,6 +377,14 @@ def lr_schedule(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _summary_writer(run: RunFolder) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise ImportError("TensorBoard is missing; pip install stadapter[tensorboard]") from error
+    return SummaryWriter(str(run.path / "events"))
 
 
 def _cut_log(path: Path, step: int) -> None:

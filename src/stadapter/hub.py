@@ -1,0 +1,90 @@
+"""Adapters on the Hugging Face Hub, by the Hub's own conventions, and their model card.
+
+A repository holds what a local folder holds: `adapter_model.safetensors`, `adapter_config.json` and
+README.md. Local folders never touch the network.
+"""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from stadapter.checkpoint import CONFIG, TENSORS, AdapterConfig
+
+CARD = "README.md"
+
+
+def resolve(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """A local folder as it is; otherwise the Hub repository ORG/NAME, downloaded once.
+
+    Raises:
+        FileNotFoundError: neither a folder here nor a repository that can be reached.
+    """
+    path = Path(name)
+    if path.is_dir() or path.is_absolute() or str(name).count("/") != 1:
+        return path
+    try:
+        folder = snapshot_download(
+            str(name), revision=revision, token=token, allow_patterns=[CONFIG, TENSORS, CARD]
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{name} is no folder here, and could not be fetched from the Hub: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+    return Path(folder)
+
+
+def upload(
+    folder: Path, repo_id: str, *, private: bool | None = None, token: str | None = None
+) -> str:
+    """Create the repository if need be and upload the adapter files; returns its address.
+
+    Raises:
+        OSError: the Hub refused, or cannot be reached.
+    """
+    api = HfApi(token=token)
+    address = api.create_repo(repo_id, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=[CONFIG, TENSORS, CARD])
+    return str(address)
+
+
+def model_card(config: AdapterConfig, *, total: int, trained: int) -> str:
+    """README.md for an adapter: what it is, how to use it, what it reached."""
+    info, sampling, pixels = config.info, config.info.sampling, config.info.preprocessing
+    stride = sampling.get("frame_stride")
+    spread = "spread over the video" if stride is None else f"{stride} apart"
+    lines = [
+        "---",
+        "library_name: stadapter",
+        "pipeline_tag: video-classification",
+        "tags: [video-classification, st-adapter, peft]",
+        "---",
+        "",
+        f"# {config.method.name} on {config.backbone_id}",
+        "",
+        f"A video classifier for {len(info.class_names)} classes: the frozen image transformer "
+        f"`{config.backbone_id}` with {trained:,} trained parameters of {total:,} "
+        f"({trained / total:.1%}).",
+        "",
+        "```python",
+        "import stadapter",
+        "",
+        'stadapter.Predictor("THIS_FOLDER_OR_REPOSITORY").predict(["clip.mp4"])',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| frozen weights | fingerprint `{config.backbone_fingerprint[:16]}` |",
+        f"| frames | {sampling.get('num_frames', 'not recorded')}, {spread} |",
+        f"| resolution | {' x '.join(map(str, pixels.get('resolution', ['not recorded'])))} |",
+        *(f"| {name} | {_shown(value)} |" for name, value in info.scores.items()),
+        "",
+        f"Classes: {', '.join(info.class_names)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
