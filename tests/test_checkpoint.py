@@ -24,6 +24,7 @@ from stadapter import (
 from stadapter.backbones.timm_vit import TimmViT
 from stadapter.backbones.tiny import PIXELS
 from stadapter.checkpoint import CONFIG, TENSORS, load_adapter_config, load_tensors
+from stadapter.hub import CARD
 from stadapter.methods import MethodConfig, TaskInfo
 
 INFO = TaskInfo(
@@ -108,7 +109,7 @@ def test_only_what_was_trained_is_in_the_file(saved: Path) -> None:
     expected = dict(model.trained_parameters())
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in tensors)
-    assert sorted(p.name for p in saved.iterdir()) == [CONFIG, TENSORS]
+    assert sorted(p.name for p in saved.iterdir()) == [CARD, CONFIG, TENSORS]
     header_and_config = 20_000
     size = sum(p.stat().st_size for p in saved.iterdir())
     assert size < sum(t.numel() * 4 for t in tensors.values()) + header_and_config
@@ -314,7 +315,7 @@ def test_a_failed_save_leaves_the_old_adapter(saved: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left"):
         make(seed=1).save_pretrained(saved)
     assert torch.equal(logits(VideoClassifier.from_pretrained(saved)), logits(make()))
-    assert sorted(p.name for p in saved.iterdir()) == [CONFIG, TENSORS]
+    assert sorted(p.name for p in saved.iterdir()) == [CARD, CONFIG, TENSORS]
 
 
 def test_a_kill_between_the_two_files_cannot_mix_two_tasks(

@@ -18,6 +18,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("backbones", "data"),
     ("methods",),
     ("checkpoint",),
+    ("hub",),
     ("model", "run"),
     ("evaluate", "official"),
     ("predict", "train"),
@@ -36,6 +37,7 @@ OWNED = {
     "jsonargparse": {"cli.py"},
     "accelerate": {"train.py"},
     "av": {"data/video.py", "data/order_only.py"},
+    "huggingface_hub": {"hub.py"},
 }
 """Package -> the only files that may import it."""
 OPTIONAL = {

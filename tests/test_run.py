@@ -10,7 +10,7 @@ from stadapter.run import RunFolder
 def fill(run: RunFolder) -> None:
     """As a finished run leaves it, with two files of the user's."""
     run.state.mkdir(parents=True)
-    ours = ("adapter_config.json", "adapter_model.safetensors")
+    ours = ("adapter_config.json", "adapter_model.safetensors", "README.md")
     for path in (run.recipe, run.split, run.log, run.metrics, run.predictions, run.report):
         path.touch()
     for name in (*ours, "state/last.pt", "notes.txt", "plots.png"):
