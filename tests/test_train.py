@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from stadapter import FullFinetuneConfig, LinearProbeConfig, STAdapterConfig, create_model
 from stadapter.checkpoint import CONFIG, TENSORS
-from stadapter.data import TooManyBrokenError, load_collection
+from stadapter.data import TooManyBrokenError, TrainReader, load_collection
 from stadapter.hub import CARD
 from stadapter.model import VideoClassifier
 from stadapter.recipe import Recipe, train_recipe
@@ -111,6 +111,24 @@ def test_the_recipe_is_kept_resolved(trained_run: Path, recipe: Recipe) -> None:
     head = [line for line in text.splitlines() if line.startswith("#")]
     assert "torch" in " ".join(head)
     assert "stadapter" in " ".join(head)
+
+
+def test_every_epoch_shows_every_clip_anew(
+    collection: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[tuple[int, int]] = []
+    read = TrainReader.__call__
+
+    def note(self: TrainReader, path: str, key: tuple[int, int]) -> torch.Tensor:
+        keys.append(key)
+        return read(self, path, key)
+
+    monkeypatch.setattr(TrainReader, "__call__", note)
+    train_recipe(recipe, collection, tmp_path)
+    first, second = keys[:15], keys[15:]
+    assert sorted(first) == [(0, clip) for clip in range(15)]
+    assert sorted(second) == [(1, clip) for clip in range(15)]
+    assert [clip for _, clip in first] != [clip for _, clip in second]
 
 
 def test_training_learns(collection: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -86,12 +86,11 @@ def write_video(
         times_ms: presentation time of each frame; 10 per second by default.
         rotation: display rotation in degrees, counter-clockwise.
         faststart: the index of an MP4 in front, so that a cut file still opens.
-        cover: a still image as first stream, marked as cover.
+        cover: add a still image, marked as cover.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     container_options = {"movflags": "faststart"} if faststart else {}
     with av.open(f"file:{path}", "w", options=container_options) as container:
-        still: Any = container.add_stream("mjpeg", rate=FPS) if cover else None
         stream: Any = container.add_stream(codec, rate=FPS, options=dict(options or {}))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixels
@@ -101,13 +100,8 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
-        if still is not None:
-            still.height, still.width, still.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
-            still.disposition = Disposition.attached_pic
-            container.start_encoding()
-            for packet in [*still.encode(_frame(numbered_frame(255), 0)), *still.encode()]:
-                packet.pts = packet.dts = 0
-                container.mux(packet)
+        if cover:
+            _add_cover(container)
         for number, image in enumerate(frames):
             if times_ms is None:
                 frame = _frame(image, number)
@@ -118,13 +112,14 @@ def write_video(
     return path
 
 
-def write_audio(path: Path) -> Path:
-    """A file with sound and no picture."""
-    with av.open(str(path), "w") as container:
+def write_audio(path: Path, *, cover: bool = False) -> Path:
+    """A second of silence, with or without a cover image, and no video."""
+    with av.open(f"file:{path}", "w") as container:
         stream: Any = container.add_stream("aac", rate=16_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(
-            np.zeros((1, 16_000), dtype=np.float32), format="fltp", layout="mono"
-        )
+        if cover:
+            _add_cover(container)
+        samples = np.zeros((1, 16_000), dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         frame.sample_rate = 16_000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -143,6 +138,16 @@ def write_collection(folder: Path, class_names: Sequence[str], clips_per_class: 
             ]
             write_video(folder / name / f"clip {clip}.mp4", frames, codec="mpeg4")
     return folder
+
+
+def _add_cover(container: Any) -> None:
+    still = container.add_stream("mjpeg", rate=FPS)
+    still.height, still.width, still.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+    still.disposition = Disposition.attached_pic
+    container.start_encoding()
+    for packet in [*still.encode(_frame(numbered_frame(255), 0)), *still.encode()]:
+        packet.pts = packet.dts = 0
+        container.mux(packet)
 
 
 def _frame(image: Image, pts: int, time_base: Fraction = Fraction(1, FPS)) -> av.VideoFrame:

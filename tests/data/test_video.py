@@ -156,6 +156,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     path.write_bytes(path.read_bytes()[:-200])
     made["index cut off"] = path, "cannot be opened"
     made["sound only"] = write_audio(folder / "sound.m4a"), "no video stream"
+    made["sound with a cover"] = write_audio(folder / "album.mp4", cover=True), "no video stream"
     (folder / "folder.mp4").mkdir()
     made["a folder"] = folder / "folder.mp4", "not a file"
     made["vanished"] = folder / "vanished.mp4", "no such file"
@@ -178,6 +179,7 @@ KINDS_OF_DAMAGE = (
     "zeroed mpeg4",
     "index cut off",
     "sound only",
+    "sound with a cover",
     "a folder",
     "vanished",
     "dangling link",
