@@ -113,7 +113,7 @@ def test_impossible_names_are_refused(two_tasks, name):
 
 
 def test_an_adapter_of_another_backbone_is_refused_and_nothing_changes(two_tasks, tmp_path):
-    folder, sports, _ = two_tasks
+    folder, _, _ = two_tasks
     other = create_model("tiny", num_classes=2, method=LinearProbeConfig())  # packaged weights
     other.save_pretrained(tmp_path / "other")
     model = VideoClassifier.from_pretrained(folder / "sports")
@@ -145,6 +145,19 @@ def test_the_model_card_says_what_it_is(two_tasks):
     assert card.startswith("---\nlibrary_name: stadapter\n")
     assert f"{trained_count:,} trained parameters of {total:,}" in card
     assert "1-0, 1-1, 1-2" in card
+
+
+def test_somebody_elses_readme_is_kept(tmp_path):
+    (tmp_path / "README.md").write_text("my notes")
+    trained(2, 1, width=4).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my notes"
+
+
+def test_a_mistyped_run_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(FileNotFoundError, match="runs/typo holds no adapter"):
+        VideoClassifier.from_pretrained("runs/typo")
 
 
 def test_a_name_that_is_no_folder_says_so(monkeypatch):

@@ -198,20 +198,7 @@ def test_the_recipe_of_a_run_is_a_config_and_flags_go_before_it(
     assert made_recipe(tmp_path / "other") == expected
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "method: {name: linear_probe}",
-        pytest.param(
-            "method: linear_probe",
-            marks=pytest.mark.xfail(strict=True, reason="the parser wants a mapping"),
-        ),
-        pytest.param(
-            "method.name: linear_probe",
-            marks=pytest.mark.xfail(strict=True, reason="_method_name does not see the dotted key"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("method", ["method: {name: linear_probe}", "method.name: linear_probe"])
 def test_a_config_names_the_method(
     stadapter: Callable[..., Output], tmp_path: Path, method: str
 ) -> None:
@@ -219,6 +206,15 @@ def test_a_config_names_the_method(
     code, out, err = stadapter("info", "--config", tmp_path / "r.yaml", "--format", "json")
     assert code == 0, err
     assert json.loads(out)["method"] == "linear_probe"
+
+
+def test_a_config_with_a_bare_method_says_how_to_write_it(
+    stadapter: Callable[..., Output], tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text("method: linear_probe\n")
+    code, _, err = stadapter("info", "--config", tmp_path / "r.yaml")
+    assert code == 2
+    assert "write method: {name: linear_probe}" in err
 
 
 def test_short_flags_are_long_ones(stadapter: Callable[..., Output]) -> None:
@@ -267,11 +263,7 @@ def train(
         (["--epochs", "0"], ["epochs (0) must be at least 1"]),
         (["--num_frames", "0"], ["num_frames (0) must be at least 1"]),
         (["--precision", "fp8"], ["precision", "fp8"]),
-        pytest.param(
-            ["--device", "abacus"],
-            ["device 'abacus' is not usable"],
-            marks=pytest.mark.xfail(strict=True, reason="refused after the run folder is begun"),
-        ),
+        (["--device", "abacus"], ["device 'abacus' is not usable"]),
         (["--resolution", "33"], ["height 33 does not fit", "nearest is 32"]),
         (["--resolution", "[32,20]"], ["width 20 does not fit"]),
         (["--method.kernel_size", "[2,1,1]"], ["kernel_size (2, 1, 1) must be three odd"]),
@@ -373,7 +365,7 @@ def test_runs_that_cannot_be_used(
     stadapter: Callable[..., Output], run_copy: Path, collection: Path, tmp_path: Path
 ) -> None:
     clip = collection / CLASS_NAMES[0] / "clip 0.mp4"
-    assert_refused(stadapter("eval", tmp_path / "nowhere"), "holds no adapter")
+    assert_refused(stadapter("eval", tmp_path / "nowhere"), "does not exist")
     assert_refused(stadapter("predict", tmp_path, clip), "holds no adapter")
     assert_refused(stadapter("predict", run_copy, tmp_path / "gone.mp4"), "gone.mp4 does not exist")
     assert_refused(stadapter("predict", run_copy, clip, "--top_k", "0"), "top_k (0)")

@@ -14,7 +14,7 @@ SOURCE = Path(stadapter.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("_torchvision", "atomic", "device", "ops", "progress"),
+    ("_torchvision", "atomic", "device", "interrupt", "ops", "progress"),
     ("backbones", "data"),
     ("methods",),
     ("checkpoint",),

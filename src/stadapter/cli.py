@@ -349,8 +349,10 @@ def _method_name(argv: Sequence[str]) -> str:
             raise _UsageError(f"--config {config} is no YAML: {error}") from error
         if not isinstance(content, dict):
             raise _UsageError(f"--config {config} holds no settings")
-        method = content.get("method")
-        name = method.get("name") if isinstance(method, dict) else method
+        method = content.get("method", {})
+        if not isinstance(method, dict):
+            raise _UsageError(f"--config {config}: write method: {{name: {method}}}")
+        name = content.get("method.name", method.get("name"))
     name = name or "st_adapter"
     if name not in METHODS:
         raise _UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")

@@ -9,9 +9,11 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from stadapter.atomic import write_text
 from stadapter.checkpoint import CONFIG, TENSORS, AdapterConfig
 
 CARD = "README.md"
+_FIRST_LINES = "---\nlibrary_name: stadapter\n"
 
 
 def resolve(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -21,7 +23,8 @@ def resolve(name: str | Path, *, revision: str | None = None, token: str | None 
         FileNotFoundError: neither a folder here nor a repository that can be reached.
     """
     path = Path(name)
-    if path.is_dir() or path.is_absolute() or str(name).count("/") != 1:
+    local = path.parent.is_dir() and path.parent != Path()  # "runs/typo" is no repository
+    if path.is_dir() or local or str(name).count("/") != 1:
         return path
     try:
         folder = snapshot_download(
@@ -55,8 +58,7 @@ def model_card(config: AdapterConfig, *, total: int, trained: int) -> str:
     stride = sampling.get("frame_stride")
     spread = "spread over the video" if stride is None else f"{stride} apart"
     lines = [
-        "---",
-        "library_name: stadapter",
+        *_FIRST_LINES.splitlines(),
         "pipeline_tag: video-classification",
         "tags: [video-classification, st-adapter, peft]",
         "---",
@@ -84,6 +86,18 @@ def model_card(config: AdapterConfig, *, total: int, trained: int) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Write README.md, unless somebody else's stands there."""
+    path = folder / CARD
+    if not path.exists() or is_model_card(path):
+        write_text(path, card)
+
+
+def is_model_card(path: Path) -> bool:
+    """Whether this file was made by `model_card`."""
+    return path.is_file() and path.read_bytes().startswith(_FIRST_LINES.encode())
 
 
 def _shown(value: object) -> str:

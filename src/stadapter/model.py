@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stadapter.atomic import write_text
 from stadapter.backbones import Backbone, TokenShape, create_backbone
 from stadapter.checkpoint import (
     load_adapter_config,
@@ -22,7 +21,7 @@ from stadapter.checkpoint import (
     load_backbone,
     save_adapter,
 )
-from stadapter.hub import CARD, model_card, resolve, upload
+from stadapter.hub import model_card, resolve, upload, write_card
 from stadapter.methods import AdapterSet, MethodConfig, STAdapterConfig
 
 
@@ -147,7 +146,7 @@ class VideoClassifier(nn.Module):
             Path(directory), self.adapter_set, self.backbone, self.backbone_fingerprint
         )
         total, trained = self.num_parameters()
-        write_text(Path(directory) / CARD, model_card(config, total=total, trained=trained))
+        write_card(Path(directory), model_card(config, total=total, trained=trained))
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None

@@ -23,6 +23,7 @@ from stadapter.data import (
     check_trainable,
     load_collection,
 )
+from stadapter.device import pick_device
 from stadapter.evaluate import EvalConfig, Scores, score_clips, write_results
 from stadapter.methods import MethodConfig, STAdapterConfig
 from stadapter.model import VideoClassifier, create_model
@@ -82,9 +83,12 @@ def train_recipe(
     collection = load_collection(data, seed=recipe.train.seed)
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.class_names)
+    pick_device(recipe.train.device)  # refuse before anything is written
     run.prepare(resume=resume, overwrite=overwrite)
     if resume and run.recipe.exists():
         _check_same(recipe, run)
+    if resume and run.split.exists():
+        _check_same_clips(collection, run, data)
     write_text(run.recipe, recipe_yaml(recipe, data))
     write_text(run.split, collection.to_csv())
     _announce(model, collection, recipe)
@@ -136,6 +140,8 @@ def evaluate_run(
         TooManyBrokenError: more unreadable clips than `config.max_broken`.
     """
     run = RunFolder(Path(run_path))
+    if not run.path.is_dir():
+        raise FileNotFoundError(f"run {run.path} does not exist; give a folder that train wrote")
     model = VideoClassifier.from_pretrained(run.path, backbone_weights=backbone_weights)
     info = model.adapter_set.info
     preprocessing = Preprocessing.from_dict(info.preprocessing)
@@ -220,6 +226,14 @@ def _check_same(recipe: Recipe, run: RunFolder) -> None:
         raise ValueError(
             f"{run.path} was begun with other settings; resume with the same ones, or start anew "
             f"with --overwrite: {'; '.join(changed)}"
+        )
+
+
+def _check_same_clips(collection: Collection, run: RunFolder, data: str | Path) -> None:
+    if load_collection(run.split).list_hash() != collection.list_hash():
+        raise ValueError(
+            f"{run.path} was begun with other clips than {data} holds now; resume with the same "
+            f"ones (they are listed in {run.split}), or start anew with --overwrite"
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stadapter.checkpoint import CONFIG, TENSORS
-from stadapter.hub import CARD
+from stadapter.hub import CARD, is_model_card
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class RunFolder:
 
     def _remove(self) -> None:
         shutil.rmtree(self.state, ignore_errors=True)
-        names = (TENSORS, CONFIG, CARD, "events")
+        names = (TENSORS, CONFIG, "events")
+        if is_model_card(self.path / CARD):
+            (self.path / CARD).unlink()
         files = [self.recipe, self.split, self.log, self.metrics, self.predictions, self.report]
         for path in files + [self.path / name for name in names]:
             if path.is_dir():

@@ -35,8 +35,9 @@ from stadapter.data import (
 )
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
 from stadapter.evaluate import Scores
+from stadapter.interrupt import interrupt_between_steps
 from stadapter.model import VideoClassifier
-from stadapter.progress import console, progress_bar
+from stadapter.progress import Bar, console, progress_bar
 from stadapter.run import RunFolder
 
 
@@ -189,18 +190,18 @@ class Trainer:
         with progress_bar("training", total, completed=self.step) as bar:
             while self.state.epoch < self.config.epochs:
                 try:
-                    losses = self._train_epoch(bar.advance, bar.describe)
+                    with interrupt_between_steps() as check:
+                        losses = self._train_epoch(bar, check)
                 except KeyboardInterrupt:
-                    self.save_state()
+                    if self.accelerator.is_main_process:
+                        self.save_state()
                     raise
                 scores = self._finish_epoch(losses)
         if self.config.keep == "best":
             return self._restore_best()
         return scores or self.validate(self.model)
 
-    def _train_epoch(
-        self, advance: Callable[[], None], describe: Callable[[str], None]
-    ) -> list[float]:
+    def _train_epoch(self, bar: Bar, check_interrupt: Callable[[], None]) -> list[float]:
         state, config = self.state, self.config
         self.model.train()
         self.sampler.epoch = state.epoch
@@ -223,11 +224,12 @@ class Trainer:
             line["data_seconds"] = round(ready - before, 4)
             self._log(line)
             before = now
-            advance()
-            describe(
+            bar.advance()
+            bar.describe(
                 f"epoch {state.epoch + 1}/{config.epochs}  loss {line.get('loss', math.nan):.3f}  "
                 f"{line['clips_per_second']:.1f} clips/s"
             )
+            check_interrupt()
         return losses
 
     def _train_step(self, video: Tensor, labels: Tensor, clips: Tensor) -> dict[str, float]:
@@ -348,6 +350,9 @@ class Trainer:
             broken={clip.clip: clip for clip in broken},
         )
         _cut_log(self.folder.log, self.step)
+        if self.state.epoch >= self.config.epochs:
+            console.print(f"{self.folder.path} has finished all {self.config.epochs} epochs")
+            return
         console.print(
             f"resuming at epoch {self.state.epoch + 1} of {self.config.epochs}, step {self.step}"
         )

@@ -1,5 +1,6 @@
 """Folders and CSVs become one table of clips, or a sentence that says what to mend."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,3 +254,12 @@ def test_the_hash_of_a_list_depends_on_names_labels_and_order_not_on_the_folder(
         ClipTable(("/a/1.mp4",), (0,), ("x", "y")),
     ):
         assert other.list_hash() != table.list_hash()
+
+
+def test_a_file_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    for name in (b"a/x.mp4", b"b/\xff.mp4"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir()
+        path.touch()
+    with pytest.raises(ValueError, match="no UTF-8"):
+        load_collection(tmp_path)

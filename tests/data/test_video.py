@@ -261,3 +261,16 @@ def test_find_videos_goes_by_suffix_and_leaves_hidden_things_out(tmp_path: Path)
         path.touch()
     (tmp_path / "folder.mp4").mkdir()
     assert [str(p.relative_to(tmp_path)) for p in find_videos(tmp_path)] == wanted
+
+
+@pytest.mark.parametrize("kind", ["vp9", "h264, open GOP"])
+def test_a_matroska_file_cut_short_is_refused(
+    videos: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Its header says how long it should be; what is left would read as a shorter video."""
+    content = videos[kind].read_bytes()
+    cut = tmp_path / f"cut{videos[kind].suffix}"
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(VideoError, match=r"truncated: .* declared seconds"):
+        read_clip(cut, lambda total: [0])
+    assert len(read_clip(videos[kind], lambda total: [0])) == 1

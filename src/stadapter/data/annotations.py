@@ -72,6 +72,11 @@ class Collection:
             class_names=self.class_names,
         )
 
+    def list_hash(self) -> str:
+        """SHA-256 over the clips of all splits: file names, labels and order."""
+        hashes = [f"{split} {table.list_hash()}" for split, table in self.splits.items()]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
     def to_csv(self) -> str:
         """The collection as the CSV that `load_collection` reads, with absolute paths."""
         text = io.StringIO()
@@ -138,6 +143,9 @@ def _collect(
     data: Path, rows: Sequence[_Row], class_names: tuple[str, ...], made_split: bool
 ) -> Collection:
     index = {name: k for k, name in enumerate(class_names)}
+    for row in rows:
+        if _has_surrogates(row.path):
+            raise ValueError(f"{data} has a file whose name is no UTF-8: {row.path!r}; rename it")
     splits = {}
     for split in SPLITS:
         chosen = [row for row in rows if row.split == split]
@@ -240,6 +248,11 @@ def _csv_row(row: dict[str, str | None], root: Path, place: str, has_split: bool
         if split is None:
             raise ValueError(f"{place}: split {given!r} must be train, val or test")
     return _Row(os.path.normpath(root / file), label, split)
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether the name has bytes that are no UTF-8; they cannot be written to a CSV."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _stratified(rows: Sequence[_Row], seed: int) -> list[_Row]:

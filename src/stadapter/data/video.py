@@ -92,6 +92,13 @@ class VideoReader:
             IndexError: a number outside 0..num_frames-1.
             VideoError: one of the frames cannot be decoded, or decodes with visible damage.
         """
+        try:
+            return self._read(indices)
+        except _IndexMismatchError:
+            self.count_by_decoding()
+            return self._read(indices)
+
+    def _read(self, indices: Sequence[int]) -> Tensor:
         outside = [i for i in indices if not 0 <= i < self.num_frames]
         if outside:
             raise IndexError(f"frame {outside[0]} is outside 0..{self.num_frames - 1}")
@@ -159,11 +166,7 @@ class VideoReader:
                     keys.append(packet.pts)
         except av.FFmpegError as error:
             raise VideoError(self.path, _reason("damaged container", error)) from error
-        declared = self._stream.frames
-        if num_packets < declared and self._container.format.name.startswith("mov"):
-            raise VideoError(
-                self.path, f"truncated: {num_packets} of {declared} declared frames are in the file"
-            )
+        self._check_complete(num_packets)
         pts = sorted(t for t in times if t is not None)
         incomplete = len(pts) < len(times) or len(set(pts)) < len(pts) or not keys
         # AVI stores no presentation times. For codecs that reorder frames freely FFmpeg guesses
@@ -176,6 +179,30 @@ class VideoReader:
             self.count_by_decoding()
             return self._pts, []
         return pts, sorted(keys)
+
+    def _check_complete(self, num_packets: int) -> None:
+        """Refuse a file that ends early, for the containers whose headers can be believed."""
+        declared, name = self._stream.frames, self._container.format.name
+        if name.startswith("mov") and num_packets < declared:
+            raise VideoError(
+                self.path, f"truncated: {num_packets} of {declared} declared frames are in the file"
+            )
+        if name.startswith("matroska") and self._container.duration:
+            wanted = self._container.duration / av.time_base
+            self._rewind()
+            reached = max(
+                (
+                    float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    for packet in self._container.demux()  # any stream may be the longest
+                    if packet.pts is not None and packet.time_base is not None
+                ),
+                default=0.0,
+            )
+            if reached < 0.9 * wanted:
+                raise VideoError(
+                    self.path,
+                    f"truncated: {reached:.1f} of {wanted:.1f} declared seconds are in the file",
+                )
 
     def _frames(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
         if not self._key_pts:
@@ -237,10 +264,10 @@ def read_clip(path: str | Path, choose: Callable[[int], Sequence[int]]) -> Tenso
     """
     with VideoReader(path) as reader:
         try:
-            return reader.read(choose(reader.num_frames))
+            return reader._read(choose(reader.num_frames))
         except _IndexMismatchError:
-            reader.count_by_decoding()
-            return reader.read(choose(reader.num_frames))
+            reader.count_by_decoding()  # there may be fewer frames than packets: choose anew
+            return reader._read(choose(reader.num_frames))
 
 
 def find_videos(folder: Path) -> list[Path]:

@@ -4,8 +4,9 @@
 
 on patch tokens, before attention and/or before the MLP of a block; prefix tokens pass untouched.
 The authors' released code uses no activation f, zero-initialises the convolution and both biases
-around it, and pads the clip with zero frames on both sides; these are the defaults. `causal=True`
-looks back only.
+around it, and pads the clip with zero frames on both sides; these are the defaults. Where a
+backbone reads out its class token alone, the adapter before the last block's MLP cannot act, as in
+the published model: patches no longer reach that token. `causal=True` looks back only.
 """
 
 from collections.abc import Callable
