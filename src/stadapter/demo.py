@@ -48,7 +48,7 @@ class DemoConfig:
     """Side of the frames in pixels."""
     num_frames: int = 8
     """Frames per clip."""
-    train_clips_per_class: int = 60
+    train_clips_per_class: int = 80
     """Training clips of each of the ten classes; even, since clips come in twins."""
     val_clips_per_class: int = 16
     """Validation clips of each class."""
