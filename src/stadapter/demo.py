@@ -36,9 +36,9 @@ MARK = "results.json"
 class DemoConfig:
     """Size of the demo; the defaults take some minutes on two cores."""
 
-    epochs: int = 12
+    epochs: int = 16
     """Passes of ST-Adapter over the training clips."""
-    blind_epochs: int = 4
+    blind_epochs: int = 3
     """Passes of the two methods that average over frames; more would not lift them above 50%."""
     lr: float = 0.32
     """Peak learning rate for 256 clips per step: 0.005 for steps of 4."""
@@ -124,7 +124,7 @@ def _train(method: MethodConfig, data: Path, run: RunFolder, config: DemoConfig)
             seed=config.seed,
             num_workers=config.num_workers,
             device=config.device,
-            eval_every=4,
+            eval_every=8,
         ),
     )
     start = time.perf_counter()

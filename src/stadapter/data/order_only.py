@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 from stadapter.data.looks import LOOKS, SplitName
 from stadapter.data.scenes import render_scene
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same config would give other bytes."""
 
 PAIRS: dict[str, tuple[str, str]] = {

@@ -85,11 +85,14 @@ def _depth(progress: Array, rng: Rng, width: float, height: float) -> Track:
 
 
 def _turn(progress: Array, rng: Rng, width: float, height: float) -> Track:
-    """A turn by 110 to 270 degrees: under half a turn between any two of four or more frames."""
+    """A thing on a wheel, swung by 130 to 270 degrees and turning with it: under half a turn
+    between any two of four or more frames."""
     short, start = min(width, height), rng.uniform(0, math.tau)
-    angle = _between(progress, start, start + math.radians(rng.uniform(110, 270)))
-    x, y = _wander(progress, rng, 0.08 * width), _wander(progress, rng, 0.08 * height)
-    return Track(x, y, np.full_like(progress, rng.uniform(0.24, 0.36) * short), angle)
+    angle = _between(progress, start, start + math.radians(rng.uniform(130, 270)))
+    reach, radius = rng.uniform(0.22, 0.3) * short, rng.uniform(0.15, 0.21) * short
+    x = rng.uniform(-0.06, 0.06) * width + reach * np.cos(angle)
+    y = rng.uniform(-0.04, 0.04) * height + reach * np.sin(angle)
+    return Track(x, y, np.full_like(progress, radius), angle)
 
 
 def _gate(progress: Array, rng: Rng, width: float, height: float) -> Track:

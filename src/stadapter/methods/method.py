@@ -107,6 +107,8 @@ class AdapterSet(nn.Module):
     def trained_parameters(self, backbone: Backbone) -> Iterator[tuple[str, nn.Parameter]]:
         """Everything that training changes, by the name it has in `adapter_model.safetensors`."""
         yield from self.named_parameters()
+        if not self.backbone_parameters:
+            return
         for name, parameter in backbone.named_parameters():
             if name in self.backbone_parameters:
                 yield f"backbone.{name}", parameter
