@@ -309,7 +309,7 @@ def test_what_cannot_be_scored(run_copy: Path, collection: Path, tmp_path: Path)
     (run_copy / "split.csv").unlink()
     with pytest.raises(FileNotFoundError, match="does not know its clips; say which"):
         evaluate_run(run_copy, None, PLAIN)
-    with pytest.raises(FileNotFoundError, match="holds no adapter"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         evaluate_run(tmp_path / "nowhere", collection, PLAIN)
     assert (run_copy / "metrics.json").read_text() == before
 

@@ -243,6 +243,7 @@ def test_round_trip_gives_every_byte_back(layout: str, clip: Path, tmp_path: Pat
     adapter = save({"model": state}, tmp_path / "checkpoint-11.pth")
     run = convert_official(clip=clip, adapter=adapter, out=tmp_path / "run")
     assert sorted(p.name for p in run.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]

@@ -10,11 +10,12 @@ from stadapter.run import RunFolder
 def fill(run: RunFolder) -> None:
     """As a finished run leaves it, with two files of the user's."""
     run.state.mkdir(parents=True)
-    ours = ("adapter_config.json", "adapter_model.safetensors", "README.md")
+    ours = ("adapter_config.json", "adapter_model.safetensors")
     for path in (run.recipe, run.split, run.log, run.metrics, run.predictions, run.report):
         path.touch()
     for name in (*ours, "state/last.pt", "notes.txt", "plots.png"):
         (run.path / name).touch()
+    (run.path / "README.md").write_text("---\nlibrary_name: stadapter\n---\n")
 
 
 def test_a_new_folder_is_made(tmp_path: Path) -> None:
@@ -45,6 +46,14 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     fill(run)
     run.prepare(resume=False, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "plots.png"]
+
+
+def test_overwriting_keeps_somebody_elses_readme(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    fill(run)
+    (tmp_path / "README.md").write_text("my notes")
+    run.prepare(resume=False, overwrite=True)
+    assert (tmp_path / "README.md").read_text() == "my notes"
 
 
 def test_resuming_needs_a_run_and_excludes_overwriting(tmp_path: Path) -> None:
