@@ -30,8 +30,8 @@ def build_tiny() -> Any:
         depth=4,
         num_heads=4,
         num_classes=0,
-        # Patch tokens were pretrained to say where things are; the class token sees that only
-        # through attention, so adapters that act on patches would learn slowly through it.
+        # Patch tokens were pretrained to say where things are, and adapters act on them; the class
+        # token, whose own targets were hardly learned (docs/tiny.md), would see both indirectly.
         global_pool="avg",
         fc_norm=False,
         dynamic_img_size=True,
