@@ -1,0 +1,69 @@
+"""What a label may be: one class per clip, any number of classes, or a verb with a noun.
+
+A `LabelSpace` names the classes and says how they are laid out in the logits; annotations fill it,
+the model's head is as wide as it, tasks score in it, and it travels in the adapter file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TaskName = Literal["single_label", "multi_label", "verb_noun"]
+
+VOCABULARIES: dict[TaskName, tuple[str, ...]] = {
+    "single_label": ("label",),
+    "multi_label": ("label",),
+    "verb_noun": ("verb", "noun"),
+}
+"""Names of each task's vocabularies, in the order of the logits."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a task. The logits of its vocabularies lie side by side."""
+
+    task: TaskName
+    """single_label: exactly one class per clip; multi_label: any number, also none; verb_noun: one
+    verb and one noun."""
+    vocabularies: tuple[tuple[str, ...], ...]
+    """Class names of each vocabulary of the task, in the order of the logits."""
+
+    def __post_init__(self) -> None:
+        if self.task not in VOCABULARIES:
+            raise ValueError(f"task {self.task!r} must be one of {', '.join(VOCABULARIES)}")
+        vocabularies = tuple(tuple(names) for names in self.vocabularies)
+        object.__setattr__(self, "vocabularies", vocabularies)  # JSON gives lists
+        if len(vocabularies) != len(VOCABULARIES[self.task]):
+            raise ValueError(
+                f"task {self.task} has vocabularies {', '.join(VOCABULARIES[self.task])}, but "
+                f"{len(vocabularies)} are given"
+            )
+
+    @property
+    def num_outputs(self) -> int:
+        """K, width of the logits."""
+        return sum(len(names) for names in self.vocabularies)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each logit; with several vocabularies as "verb:take", "noun:cup"."""
+        if len(self.vocabularies) == 1:
+            return self.vocabularies[0]
+        prefixes = VOCABULARIES[self.task]
+        pairs = zip(prefixes, self.vocabularies, strict=True)
+        return tuple(f"{prefix}:{name}" for prefix, names in pairs for name in names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"task": self.task, "vocabularies": [list(names) for names in self.vocabularies]}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "LabelSpace":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: an entry is missing or impossible.
+        """
+        if set(content) != {"task", "vocabularies"}:
+            raise ValueError(f"a label space has entries task, vocabularies, not {sorted(content)}")
+        return cls(content["task"], content["vocabularies"])
