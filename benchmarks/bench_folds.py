@@ -1,7 +1,7 @@
 """Cross-validation by hand-made folds: train and score one run per list, then mean and spread.
 
-    python benchmarks/bench_folds.py FOLD0.csv FOLD1.csv ... --out DIR [--config YAML] [--seeds 0 1 2]
-        [-- any flags of `stadapter train`]
+    python benchmarks/bench_folds.py FOLD0.csv FOLD1.csv ... --out DIR [--config YAML]
+        [--seeds 0 1 2] [-- any flags of `stadapter train`]
 
 Each list has a `split` column of its own. A run that is finished is not repeated, one that was
 killed is resumed, so the command can be given again. The last line is JSON.
