@@ -18,6 +18,7 @@ from stadapter.checkpoint import library_versions
 from stadapter.data import (
     AugmentConfig,
     Collection,
+    LabelSpace,
     Preprocessing,
     SamplingConfig,
     check_trainable,
@@ -152,7 +153,8 @@ def evaluate_run(
     source = run.split if data is None else data
     if data is None and not run.split.exists():
         raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
-    collection = load_collection(source, class_names=info.class_names)
+    space = LabelSpace("single_label", (info.class_names,))
+    collection = load_collection(source, space=space)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
         split = "all"

@@ -12,6 +12,7 @@ from stadapter.data.dataset import (
     TrainReader,
     make_loader,
 )
+from stadapter.data.labels import LabelSpace
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
@@ -25,6 +26,7 @@ __all__ = [
     "ClipTable",
     "Collection",
     "EpochSampler",
+    "LabelSpace",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",
