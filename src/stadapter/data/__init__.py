@@ -1,6 +1,12 @@
 """From video files and labels to batches. Knows no models."""
 
-from stadapter.data.annotations import ClipTable, Collection, check_trainable, load_collection
+from stadapter.data.annotations import (
+    FORMATS,
+    ClipTable,
+    Collection,
+    check_trainable,
+    load_collection,
+)
 from stadapter.data.dataset import (
     Batch,
     BrokenClip,
@@ -18,6 +24,7 @@ from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
 
 __all__ = [
+    "FORMATS",
     "AugmentConfig",
     "Batch",
     "BrokenClip",

@@ -60,13 +60,14 @@ def absolute(names: Sequence[str], root: Path) -> list[str]:
     paths = []
     for name in names:
         head, slash, file = name.rpartition("/")
-        folder = head + slash
         if file in ("", ".", ".."):
-            folder, file = name, ""
+            paths.append(os.path.normpath(os.path.join(root, name)))  # noqa: PTH118
+            continue
+        folder = head + slash
         base = folders.get(folder)
         if base is None:
-            base = os.path.normpath(folder if folder.startswith("/") else prefix + folder)
-            base = folders[folder] = os.path.join(base, "") if file else base  # noqa: PTH118
+            base = os.path.normpath(os.path.join(root, folder))  # noqa: PTH118
+            base = folders[folder] = os.path.join(base, "")  # noqa: PTH118
         paths.append(base + file)
     return paths
 
@@ -123,13 +124,17 @@ class VideoIndex:
             f"there are no videos below {places}; say where they are with --videos DIR"
         )
 
-    def find(self, stem: str, folder: str = "") -> str | None:
+    def find(self, stem: str, folder: str = "", *, only_there: bool = False) -> str | None:
         """The video of this name, in the folder of that name if there are several.
+
+        With `only_there` it must be in such a folder even if it is the only one.
 
         Raises:
             ValueError: there are several nevertheless.
         """
         found = self.files.get(stem, [])
+        if only_there:
+            found = [path for path in found if _plain(Path(path).parent.name) == _plain(folder)]
         if len(found) > 1:
             near = [path for path in found if _plain(Path(path).parent.name) == _plain(folder)]
             if len(near) != 1:
@@ -141,13 +146,18 @@ class VideoIndex:
         return found[0] if found else None
 
     def locate(
-        self, stems: Sequence[Sequence[str]], folders: Sequence[str] | None = None
+        self,
+        stems: Sequence[Sequence[str]],
+        folders: Sequence[str] | None = None,
+        *,
+        only_there: bool = False,
     ) -> tuple[list[str], tuple[str, ...]]:
         """Absolute path for each clip, and notes on what is missing.
 
         Args:
             stems: for each clip, names without suffix that its file may have, best first.
             folders: for each clip, the folder that decides between files of the same name.
+            only_there: names are unique within their folder only; take none from another.
 
         Raises:
             FileNotFoundError: nothing was found.
@@ -156,7 +166,7 @@ class VideoIndex:
         paths, missing = [], []
         for i, names in enumerate(stems):
             folder = folders[i] if folders else ""
-            found = (self.find(name, folder) for name in names)
+            found = (self.find(name, folder, only_there=only_there) for name in names)
             path = next((path for path in found if path), None)
             if path is None:
                 path = str(self.root / folder / f"{names[0]}.mp4")

@@ -37,7 +37,7 @@ def _read(lists: Lists, source: Source) -> Annotations:
                 stems.append((stem,))
                 labels.append(name)
                 splits.append(role)
-    paths, notes = VideoIndex(source).locate(stems, labels)
+    paths, notes = VideoIndex(source).locate(stems, labels, only_there=True)
     return Annotations(paths, "single_label", (labels,), splits, notes=notes)
 
 

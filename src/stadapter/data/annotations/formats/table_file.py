@@ -101,8 +101,11 @@ def _read(read: Callable[[Path], Rows], lists: Lists, source: Source) -> Annotat
             raise ValueError(
                 f"{file} has labels of task {part.task}, but the lists beside it {first.task}"
             )
+    files = [file for part in parts for file in part.paths]
+    folder = next(iter(lists.files.values())).absolute().parent
+    paths, notes = resolve(files, source, folder)
     return Annotations(
-        paths=[path for part in parts for path in part.paths],
+        paths=paths,
         task=first.task,
         labels=tuple(
             [x for column in columns for x in column]
@@ -112,11 +115,12 @@ def _read(read: Callable[[Path], Rows], lists: Lists, source: Source) -> Annotat
         vocabularies=first.vocabularies,
         starts=np.concatenate([part.starts for part in parts]),
         ends=np.concatenate([part.ends for part in parts]),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        notes=notes,
     )
 
 
 def _read_one(rows: Rows, split: str, source: Source) -> Annotations:
+    """One list; its paths as they stand in it."""
     rows, vocabularies = _without_class_list(rows)
     if "" in rows.columns["path"]:
         raise rows.error(rows.columns["path"].index(""), "path", "the file is missing")
@@ -142,8 +146,7 @@ def _read_one(rows: Rows, split: str, source: Source) -> Annotations:
     elif split:
         splits = [split] * len(rows)
     starts, ends = rows.times("start", "end")
-    paths, notes = resolve(rows.columns["path"], source, rows.file.absolute().parent)
-    return Annotations(paths, task, labels, splits, vocabularies, starts, ends, notes)
+    return Annotations(rows.columns["path"], task, labels, splits, vocabularies, starts, ends)
 
 
 def _without_class_list(rows: Rows) -> tuple[Rows, tuple[tuple[str, ...] | None, ...]]:

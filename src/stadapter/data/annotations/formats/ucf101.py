@@ -44,7 +44,7 @@ def _read(lists: Lists, source: Source) -> Annotations:
         )
         stems += [(stem,) for stem in rows.columns["stem"]]
         splits += [split] * len(rows)
-    paths, notes = VideoIndex(source).locate(stems, labels)
+    paths, notes = VideoIndex(source).locate(stems, labels, only_there=True)
     return Annotations(paths, "single_label", (labels,), splits, (names,), notes=notes)
 
 
