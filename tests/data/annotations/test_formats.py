@@ -73,8 +73,10 @@ EPIC = {
     "EPIC_100_train.csv": f"{EPIC_HEAD}\n"
     "P01_01_0,P01,P01_01,00:00:01.08,00:00:00.14,00:00:03.37,8,202,open door,open,1,door,2,"
     "\"['door', 'bag']\",\"[2, 0]\"\n"
-    "P01_01_1,P01,P01_01,00:00:02.62,01:02:03.50,01:02:06.17,1,2,take bag,take,0,bag,0,['bag'],[0]\n"
-    "P02_03_0,P02,P02_03,00:00:00.00,00:00:01.00,00:00:02.00,1,2,take bag,take,0,bag,0,['bag'],[0]\n",
+    "P01_01_1,P01,P01_01,00:00:02.62,01:02:03.50,01:02:06.17,1,2,take bag,take,0,bag,0,"
+    "['bag'],[0]\n"
+    "P02_03_0,P02,P02_03,00:00:00.00,00:00:01.00,00:00:02.00,1,2,take bag,take,0,bag,0,"
+    "['bag'],[0]\n",
     "EPIC_100_validation.csv": f"{EPIC_HEAD}\n"
     "P03_101_0,P03,P03_101,00:00:00.00,00:00:01.00,00:00:02.00,1,2,take box,take,0,box,1,x,[1]\n",
     "EPIC_100_verb_classes.csv": "id,key,instances,category\n0,take,\"['take', 'get']\",retrieve\n"
@@ -104,7 +106,8 @@ HMDB = {
 CHARADES_HEAD = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions"
 CHARADES = {
     "Charades_v1_train.csv": f"{CHARADES_HEAD},length\n"
-    '46GP8,HR43,Kitchen,6,7,Yes,"A person, cooking.",food;stove,x,c002 11.90 21.20;c000 0.00 5.00,24\n'
+    '46GP8,HR43,Kitchen,6,7,Yes,"A person, cooking.",food;stove,x,'
+    "c002 11.90 21.20;c000 0.00 5.00,24\n"
     "N11GT,0KZ7,Stairs,6,7,Yes,x,x,x,,10.5\n",
     "Charades_v1_test.csv": f"{CHARADES_HEAD},length\n"
     "YSKX3,A,B,6,7,Yes,x,x,x,c000 0 5;c000 7 9,8\n",
