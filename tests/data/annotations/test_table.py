@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stadapter.data import ClipTable, Collection, LabelSpace, load_collection
@@ -23,6 +23,7 @@ names = names.filter(bool)
 times = st.one_of(st.just(float("nan")), st.floats(0, 1e6))
 
 
+@settings(max_examples=40)
 @given(st.lists(texts), st.data())
 def test_a_path_column_is_a_sequence_of_its_strings(paths: list[str], data: st.DataObject) -> None:
     column = PathColumn(paths)
@@ -73,6 +74,7 @@ def collections(draw: st.DrawFn, root: Path) -> Collection:
     return Collection(splits, space, made_split=False)
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_a_written_collection_reads_back_the_same(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
