@@ -127,11 +127,12 @@ def _demo_data(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    """train adapters on a folder per class or a CSV"""
+    """train adapters on labelled clips"""
     from stadapter.recipe import train_recipe
 
     parser = _recipe_parser("train", "Train adapters on clips and score them.", argv)
-    parser.add_argument("data", type=str, help="Folder per class, or CSV with path,label[,split].")
+    parser.add_argument("data", type=str, help="Folder or list of clips: docs/data-formats.md.")
+    _add_data_flags(parser)
     parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     _add_overwrite(parser)
@@ -140,6 +141,9 @@ def _train(argv: list[str]) -> int:
         _recipe(parser, settings),
         settings.data,
         settings.out,
+        format=settings.format,
+        videos=settings.videos,
+        classes=settings.classes,
         resume=settings.resume,
         overwrite=settings.overwrite,
     )
@@ -157,17 +161,20 @@ def _eval(argv: list[str]) -> int:
     )
     parser.add_argument("run", type=str, help="Run folder.")
     parser.add_argument("data", type=str, nargs="?", help="Other clips than the run's own.")
+    _add_data_flags(parser)
     parser.add_argument("--split", type=str, default="val", help="Which clips: train, val or test.")
     _add_input_flags(parser)
     parser.add_class_arguments(EvalConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
     run, data, split = settings.pop("run"), settings.pop("data"), settings.pop("split")
+    reading = {name: settings.pop(name) for name in ("format", "videos", "classes")}
     weights, frames, resolution = _pop_input_flags(settings)
     metrics = evaluate_run(
         run,
         data,
         EvalConfig(**settings),
         split=split,
+        **reading,
         backbone_weights=weights,
         sampling=_sampling(run, frames),
         resolution=resolution,
@@ -301,6 +308,14 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 
 def _add_overwrite(parser: "ArgumentParser") -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
+
+
+def _add_data_flags(parser: "ArgumentParser") -> None:
+    from stadapter.data import FORMATS
+
+    parser.add_argument("--format", choices=list(FORMATS), help="Of DATA; recognised by default.")
+    parser.add_argument("--videos", type=str | None, help="Folder of the videos of a list.")
+    parser.add_argument("--classes", type=str | None, help="Text file, a class name per line.")
 
 
 def _recipe_parser(verb: str, description: str, argv: Sequence[str]) -> "ArgumentParser":

@@ -18,6 +18,7 @@ from stadapter.checkpoint import library_versions
 from stadapter.data import (
     AugmentConfig,
     Collection,
+    LabelSpace,
     Preprocessing,
     SamplingConfig,
     check_trainable,
@@ -70,17 +71,25 @@ def train_recipe(
     data: str | Path,
     out: str | Path,
     *,
+    format: str | None = None,
+    videos: str | Path | None = None,
+    classes: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a run from start (or where it stopped) to end; returns its metrics.
+
+    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, PermissionError: input that cannot be used.
         TooManyBrokenError, FloatingPointError: a run that had to stop.
     """
     run = RunFolder(Path(out))
-    collection = load_collection(data, seed=recipe.train.seed)
+    collection = load_collection(
+        data, seed=recipe.train.seed, format=format, videos=videos, classes=classes
+    )
+    announce_collection(collection, data)
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.class_names)
     pick_device(recipe.train.device)  # refuse before anything is written
@@ -129,11 +138,16 @@ def evaluate_run(
     config: EvalConfig,
     *,
     split: str = "val",
+    format: str | None = None,
+    videos: str | Path | None = None,
+    classes: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     sampling: SamplingConfig | None = None,
     resolution: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Score a trained run on a split of `data` (or of its own collection); returns the metrics.
+
+    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`.
 
     Raises:
         ValueError, FileNotFoundError: input that cannot be used.
@@ -152,7 +166,11 @@ def evaluate_run(
     source = run.split if data is None else data
     if data is None and not run.split.exists():
         raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
-    collection = load_collection(source, class_names=info.class_names)
+    space = LabelSpace("single_label", (info.class_names,))
+    if data is None:
+        format = videos = classes = None  # the run's own list needs nothing said
+    collection = load_collection(source, format=format, videos=videos, classes=classes, space=space)
+    announce_collection(collection, source)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
         split = "all"
@@ -279,12 +297,23 @@ def _context(
     }
 
 
+def announce_collection(collection: Collection, data: str | Path) -> None:
+    """Print how `data` was read: its format, classes and clips, and what to know of them."""
+    sizes = ", ".join(f"{len(table):,} {split}" for split, table in collection.splits.items())
+    lines = [
+        f"{data} read as {collection.format}; {len(collection.class_names):,} classes, clips: "
+        f"{sizes}",
+        *(f"note: {note}" for note in collection.notes),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
 def _announce(model: VideoClassifier, collection: Collection, recipe: Recipe) -> None:
     total, trained = model.num_parameters()
-    sizes = ", ".join(f"{len(table)} {split}" for split, table in collection.splits.items())
-    made = " (split made here, kept in split.csv)" if collection.made_split else ""
+    made = "; the split was made here and is kept in split.csv" if collection.made_split else ""
     console.print(
         f"{recipe.method.name} on {model.backbone.id}: trains {trained:,} of {total:,} parameters "
-        f"({trained / total:.1%}); {len(collection.class_names)} classes, clips: {sizes}{made}",
+        f"({trained / total:.1%}){made}",
         highlight=False,
     )

@@ -1,6 +1,12 @@
 """From video files and labels to batches. Knows no models."""
 
-from stadapter.data.annotations import ClipTable, Collection, check_trainable, load_collection
+from stadapter.data.annotations import (
+    FORMATS,
+    ClipTable,
+    Collection,
+    check_trainable,
+    load_collection,
+)
 from stadapter.data.dataset import (
     Batch,
     BrokenClip,
@@ -12,11 +18,13 @@ from stadapter.data.dataset import (
     TrainReader,
     make_loader,
 )
+from stadapter.data.labels import LabelSpace
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
 
 __all__ = [
+    "FORMATS",
     "AugmentConfig",
     "Batch",
     "BrokenClip",
@@ -25,6 +33,7 @@ __all__ = [
     "ClipTable",
     "Collection",
     "EpochSampler",
+    "LabelSpace",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",

@@ -4,7 +4,8 @@ A `LabelSpace` names the classes and says how they are laid out in the logits; a
 the model's head is as wide as it, tasks score in it, and it travels in the adapter file.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,3 +68,29 @@ class LabelSpace:
         if set(content) != {"task", "vocabularies"}:
             raise ValueError(f"a label space has entries task, vocabularies, not {sorted(content)}")
         return cls(content["task"], content["vocabularies"])
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names in one cell: "a|b"; a bar or backslash inside a name is written after a backslash.
+
+    >>> join_names(["run", "yes|no"])
+    'run|yes\\\\|no'
+    """
+    return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names)
+
+
+def split_names(text: str) -> list[str]:
+    """The inverse of `join_names`; a backslash before anything else stands for itself.
+
+    >>> split_names("run|laugh")
+    ['run', 'laugh']
+    """
+    if "\\" not in text:
+        return text.split("|") if text else []
+    names = [""]
+    for piece in re.findall(r"\\[\\|]|[^|]|\|", text):
+        if piece == "|":
+            names.append("")
+        else:
+            names[-1] += piece[-1]  # without the backslash before it
+    return names
