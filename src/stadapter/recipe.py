@@ -18,6 +18,7 @@ from stadapter.checkpoint import library_versions
 from stadapter.data import (
     AugmentConfig,
     Collection,
+    LabelSpace,
     Preprocessing,
     SamplingConfig,
     check_trainable,
@@ -30,7 +31,8 @@ from stadapter.model import VideoClassifier, create_model
 from stadapter.progress import console
 from stadapter.report import write_report
 from stadapter.run import RunFolder
-from stadapter.train import TrainConfig, Trainer
+from stadapter.tasks import make_task
+from stadapter.train import TrainConfig, Trainer, mirror
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def train_recipe(
     run = RunFolder(Path(out))
     collection = load_collection(data, seed=recipe.train.seed)
     check_trainable(collection, data)
-    model, preprocessing = build_model(recipe, collection.class_names)
+    model, preprocessing = build_model(recipe, collection.space)
+    make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
     pick_device(recipe.train.device)  # refuse before anything is written
     run.prepare(resume=resume, overwrite=overwrite)
     if resume and run.recipe.exists():
@@ -118,6 +121,7 @@ def train_recipe(
         {"path": b.path, "reason": b.reason} for b in trainer.state.broken.values()
     ]
     context["selected"] = f"{recipe.train.keep} epoch"
+    context["flip"] = str(trainer.mirror or "off")
     metrics = write_results(run, scores, val, context)
     write_report(run.report, {recipe.method.name: run}, title=_title(run))
     return metrics
@@ -152,7 +156,7 @@ def evaluate_run(
     source = run.split if data is None else data
     if data is None and not run.split.exists():
         raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
-    collection = load_collection(source, class_names=info.class_names)
+    collection = load_collection(source, space=info.space)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
         split = "all"
@@ -167,9 +171,7 @@ def evaluate_run(
     return metrics
 
 
-def build_model(
-    recipe: Recipe, class_names: tuple[str, ...]
-) -> tuple[VideoClassifier, Preprocessing]:
+def build_model(recipe: Recipe, space: LabelSpace) -> tuple[VideoClassifier, Preprocessing]:
     """The recipe's model with fresh adapters from its seed, and how its frames are made.
 
     Raises:
@@ -178,7 +180,7 @@ def build_model(
     torch.manual_seed(recipe.train.seed)
     model = create_model(
         recipe.backbone,
-        num_classes=len(class_names),
+        num_classes=space.num_outputs,
         method=recipe.method,
         backbone_weights=recipe.backbone_weights,
         pretrained=recipe.pretrained,
@@ -196,7 +198,7 @@ def build_model(
     model.backbone.grid(*preprocessing.resolution)
     model.adapter_set.info = replace(
         model.adapter_set.info,
-        class_names=class_names,
+        space=space,
         preprocessing=preprocessing.to_dict(),
         sampling=asdict(recipe.sampling),
     )
@@ -230,7 +232,7 @@ def _check_same(recipe: Recipe, run: RunFolder) -> None:
 
 
 def _check_same_clips(collection: Collection, run: RunFolder, data: str | Path) -> None:
-    if load_collection(run.split).list_hash() != collection.list_hash():
+    if load_collection(run.split, space=collection.space).list_hash() != collection.list_hash():
         raise ValueError(
             f"{run.path} was begun with other clips than {data} holds now; resume with the same "
             f"ones (they are listed in {run.split}), or start anew with --overwrite"
@@ -285,6 +287,9 @@ def _announce(model: VideoClassifier, collection: Collection, recipe: Recipe) ->
     made = " (split made here, kept in split.csv)" if collection.made_split else ""
     console.print(
         f"{recipe.method.name} on {model.backbone.id}: trains {trained:,} of {total:,} parameters "
-        f"({trained / total:.1%}); {len(collection.class_names)} classes, clips: {sizes}{made}",
+        f"({trained / total:.1%}); {collection.space.summary()}; clips: {sizes}{made}",
         highlight=False,
     )
+    flips = mirror(recipe.augment, collection.space)
+    if flips is not None:
+        console.print(f"flip {recipe.augment.flip}: {flips}", highlight=False, markup=False)

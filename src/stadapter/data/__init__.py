@@ -12,6 +12,9 @@ from stadapter.data.dataset import (
     TrainReader,
     make_loader,
 )
+from stadapter.data.labels import LabelSpace
+from stadapter.data.mirror import Mirror, flipped_clips
+from stadapter.data.mixing import draw_mixing
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
@@ -25,6 +28,8 @@ __all__ = [
     "ClipTable",
     "Collection",
     "EpochSampler",
+    "LabelSpace",
+    "Mirror",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",
@@ -33,7 +38,9 @@ __all__ = [
     "VideoError",
     "VideoReader",
     "check_trainable",
+    "draw_mixing",
     "find_videos",
+    "flipped_clips",
     "load_collection",
     "make_loader",
     "read_clip",

@@ -4,9 +4,12 @@ A `LabelSpace` names the classes and says how they are laid out in the logits; a
 the model's head is as wide as it, tasks score in it, and it travels in the adapter file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 TaskName = Literal["single_label", "multi_label", "verb_noun"]
 
@@ -16,6 +19,11 @@ VOCABULARIES: dict[TaskName, tuple[str, ...]] = {
     "verb_noun": ("verb", "noun"),
 }
 """Names of each task's vocabularies, in the order of the logits."""
+_PLURALS: dict[TaskName, tuple[str, ...]] = {
+    "single_label": ("classes",),
+    "multi_label": ("classes",),
+    "verb_noun": ("verbs", "nouns"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,31 @@ class LabelSpace:
         prefixes = VOCABULARIES[self.task]
         pairs = zip(prefixes, self.vocabularies, strict=True)
         return tuple(f"{prefix}:{name}" for prefix, names in pairs for name in names)
+
+    def named_vocabularies(self) -> dict[str, tuple[str, ...]]:
+        """What the names of each vocabulary are called ("classes", "verbs", "nouns") -> names."""
+        return dict(zip(_PLURALS[self.task], self.vocabularies, strict=True))
+
+    def summary(self) -> str:
+        """For people: "3 classes", "157 classes, any number per clip", "97 verbs, 300 nouns"."""
+        vocabularies = self.named_vocabularies().items()
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in vocabularies)
+        return counts + (", any number per clip" if self.task == "multi_label" else "")
+
+    @classmethod
+    def single_label(cls, names: Sequence[str]) -> "LabelSpace":
+        """Exactly one of these classes per clip."""
+        return cls("single_label", (tuple(names),))
+
+    def label_name(self, label: ArrayLike) -> str:
+        """One clip's label for people: "cup", "a|b" (empty for no class), "take|cup".
+
+        `label` is an index, a bool for each class, or an index for each vocabulary.
+        """
+        row = np.atleast_1d(np.asarray(label))
+        if row.dtype == bool:
+            return "|".join(self.class_names[k] for k in np.flatnonzero(row))
+        return "|".join(names[k] for names, k in zip(self.vocabularies, row, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
