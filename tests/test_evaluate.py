@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stadapter.data import (
     BrokenClip,
     ClipTable,
+    LabelSpace,
     Preprocessing,
     SamplingConfig,
     TestReader,
@@ -50,7 +51,9 @@ def scores(rows: Sequence[Sequence[float]], labels: Sequence[int]) -> Scores:
 
 def table(labels: Sequence[int], class_names: Sequence[str]) -> ClipTable:
     return ClipTable(
-        tuple(f"/v/{i}.mp4" for i in range(len(labels))), tuple(labels), tuple(class_names)
+        [f"/v/{i}.mp4" for i in range(len(labels))],
+        labels,
+        LabelSpace("single_label", (class_names,)),
     )
 
 
@@ -143,7 +146,8 @@ def test_the_interval_holds_the_score_and_shrinks_with_more_clips(right: int, wr
 
 def test_predictions_csv(tmp_path: Path) -> None:
     names = ("a, b", 'say "c"')
-    clips = ClipTable(("/v/x, y.mp4", "/v/gone.mp4", "/v/z.mp4"), (0, 1, 1), names)
+    space = LabelSpace("single_label", (names,))
+    clips = ClipTable(("/v/x, y.mp4", "/v/gone.mp4", "/v/z.mp4"), (0, 1, 1), space)
     read = replace(scores([[0.75, 0.25], [0.9, 0.1]], [0, 1]), clips=torch.tensor([0, 2]))
     path = tmp_path / "predictions.csv"
     path.write_text(predictions_csv(read, clips))
@@ -248,7 +252,7 @@ def test_too_many_broken_clips(
 def test_scoring_leaves_the_mode_of_the_model_as_it_was(
     model: VideoClassifier, clips: ClipTable, settings: tuple[Preprocessing, SamplingConfig]
 ) -> None:
-    few = replace(clips, paths=clips.paths[:2], labels=clips.labels[:2])
+    few = clips.take([0, 1])
     for mode in (True, False):
         model.train(mode)
         a, b = (score_clips(model, few, *settings, PLAIN) for _ in range(2))

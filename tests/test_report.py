@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from stadapter.data import ClipTable, Preprocessing, SamplingConfig
+from stadapter.data import ClipTable, LabelSpace, Preprocessing, SamplingConfig
 from stadapter.data.dataset import BrokenClip
 from stadapter.evaluate import Scores, write_results
 from stadapter.methods import LinearProbeConfig
@@ -79,7 +79,7 @@ def table(tmp_path_factory):
     paths = [folder / f'clip{i} é&"<.mp4' for i in range(4)]
     for i, path in enumerate(paths[:3]):
         write_video(path, 40 + 40 * i)
-    return ClipTable(tuple(map(str, paths)), (0, 0, 1, 2), NAMES)
+    return ClipTable(tuple(map(str, paths)), (0, 0, 1, 2), LabelSpace("single_label", (NAMES,)))
 
 
 @cache
@@ -242,7 +242,9 @@ def test_several_runs_share_charts_and_recall(tmp_path, table, run):
 
 
 def test_runs_with_other_classes_have_a_recall_table_each(tmp_path, table, run):
-    other = write_run(tmp_path / "other", replace(table, class_names=("x", "y", "z")))
+    other = write_run(
+        tmp_path / "other", replace(table, space=LabelSpace("single_label", (("x", "y", "z"),)))
+    )
     _, text = report(tmp_path, {"a": run, "b": other})
     assert text.count("Recall of each class") == 2
 
@@ -253,7 +255,8 @@ def test_runs_with_other_classes_have_a_recall_table_each(tmp_path, table, run):
 def test_many_classes(tmp_path, table, num_classes, matrix, numbers):
     names = tuple(f"class {k:03d}" for k in range(num_classes))
     labels = tuple(range(num_classes))
-    many = ClipTable(tuple(f"/nowhere/{k}.mp4" for k in labels), labels, names)
+    space = LabelSpace("single_label", (names,))
+    many = ClipTable([f"/nowhere/{k}.mp4" for k in labels], labels, space)
     page, text = report(tmp_path, {"a": write_run(tmp_path, many)})
     assert page.counts["svg"] == 2 + matrix
     assert ('text-anchor="middle">1</text>' in text.partition("Confusion matrix")[2]) == numbers

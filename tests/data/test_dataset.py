@@ -39,7 +39,7 @@ def table(collection: Path) -> ClipTable:
     whole = load_collection(collection).whole()
     paths = list(whole.paths[:8])
     paths[3] = "/nowhere/gone.mp4"
-    return ClipTable(tuple(paths), whole.labels[:8], whole.class_names)
+    return replace(whole.take(range(8)), paths=paths)
 
 
 def batches(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Batch:
     video: Tensor
     """uint8 (B, V, T, C, H, W); B may be 0."""
     labels: Tensor
-    """Class of each clip, int64 (B,)."""
+    """Label of each clip, as in `ClipTable`: int64 (B,), bool (B, K) or int64 (B, 2)."""
     broken: tuple[BrokenClip, ...]
     """The clips of this batch that are missing above."""
 
@@ -64,7 +65,7 @@ class ClipSample:
 
     clip: int
     video: Tensor  # uint8 (V, T, C, H, W)
-    label: int
+    label: NDArray[Any]  # one row of ClipTable.labels
 
 
 class ClipDataset(Dataset[ClipSample | BrokenClip]):
@@ -196,7 +197,9 @@ def collate(samples: Sequence[ClipSample | BrokenClip]) -> Batch:
     return Batch(
         clips=torch.tensor([sample.clip for sample in good], dtype=torch.int64),
         video=torch.stack([s.video for s in good]) if good else torch.empty(0, dtype=torch.uint8),
-        labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        labels=torch.from_numpy(np.array([s.label for s in good]))
+        if good
+        else torch.empty(0, dtype=torch.int64),
         broken=broken,
     )
 

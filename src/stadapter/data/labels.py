@@ -4,6 +4,7 @@ A `LabelSpace` names the classes and says how they are laid out in the logits; a
 the model's head is as wide as it, tasks score in it, and it travels in the adapter file.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,15 +77,24 @@ class LabelSpace:
         """Exactly one of these classes per clip."""
         return cls("single_label", (tuple(names),))
 
-    def label_name(self, label: ArrayLike) -> str:
-        """One clip's label for people: "cup", "a|b" (empty for no class), "take|cup".
+    def label_names(self, label: ArrayLike) -> tuple[str, ...]:
+        """Names of one label's classes: one, any number, or verb and noun.
 
         `label` is an index, a bool for each class, or an index for each vocabulary.
         """
         row = np.atleast_1d(np.asarray(label))
         if row.dtype == bool:
-            return "|".join(self.class_names[k] for k in np.flatnonzero(row))
-        return "|".join(names[k] for names, k in zip(self.vocabularies, row, strict=True))
+            return tuple(self.class_names[k] for k in np.flatnonzero(row))
+        return tuple(names[k] for names, k in zip(self.vocabularies, row, strict=True))
+
+    def label_name(self, label: ArrayLike) -> str:
+        """One label to read: "cup", "run|laugh" (empty for no class), "take|cup"."""
+        names = self.label_names(label)
+        return names[0] if self.task == "single_label" else join_names(names)
+
+    def split_label_name(self, text: str) -> tuple[str, ...]:
+        """The `label_names` of a `label_name`."""
+        return (text,) if self.task == "single_label" else tuple(split_names(text))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -100,3 +110,29 @@ class LabelSpace:
         if set(content) != {"task", "vocabularies"}:
             raise ValueError(f"a label space has entries task, vocabularies, not {sorted(content)}")
         return cls(content["task"], content["vocabularies"])
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names in one cell: "a|b"; a bar or backslash inside a name is written after a backslash.
+
+    >>> join_names(["run", "yes|no"])
+    'run|yes\\\\|no'
+    """
+    return "|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names)
+
+
+def split_names(text: str) -> list[str]:
+    """The inverse of `join_names`; a backslash before anything else stands for itself.
+
+    >>> split_names("run|laugh")
+    ['run', 'laugh']
+    """
+    if "\\" not in text:
+        return text.split("|") if text else []
+    names = [""]
+    for piece in re.findall(r"\\[\\|]|[^|]|\|", text):
+        if piece == "|":
+            names.append("")
+        else:
+            names[-1] += piece[-1]  # without the backslash before it
+    return names

@@ -6,18 +6,19 @@ made from a seed. The table holds columns, not objects, so that it stays small i
 """
 
 import csv
-import hashlib
 import io
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
+from stadapter.data.annotations.table import SPLITS, ClipTable, Collection, class_order
+from stadapter.data.labels import LabelSpace
 from stadapter.data.video import VIDEO_SUFFIXES, find_videos
 
-SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -30,74 +31,16 @@ _SPLIT_NAMES = {
 VAL_FRACTION = 0.2
 
 
-@dataclass(frozen=True)
-class ClipTable:
-    """Clips with their labels: column i of both belongs to clip i."""
-
-    paths: tuple[str, ...]
-    """Absolute path of each clip's file."""
-    labels: tuple[int, ...]
-    """Index of each clip's class."""
-    class_names: tuple[str, ...]
-    """Name of each class, sorted."""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def list_hash(self) -> str:
-        """SHA-256 over file names and labels, in order: says which list a score belongs to."""
-        digest = hashlib.sha256()
-        for path, label in zip(self.paths, self.labels, strict=True):
-            digest.update(f"{Path(path).name}\t{self.class_names[label]}\n".encode())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Collection:
-    """The clips of each split, all with the same classes."""
-
-    splits: dict[str, ClipTable]
-    """Split name ("train", "val", "test") -> its clips; absent when it has none."""
-    class_names: tuple[str, ...]
-    """Name of each class, sorted."""
-    made_split: bool
-    """Whether the split was made here rather than given."""
-
-    def whole(self) -> ClipTable:
-        """All splits as one table."""
-        tables = self.splits.values()
-        return ClipTable(
-            paths=tuple(path for table in tables for path in table.paths),
-            labels=tuple(label for table in tables for label in table.labels),
-            class_names=self.class_names,
-        )
-
-    def list_hash(self) -> str:
-        """SHA-256 over the clips of all splits: file names, labels and order."""
-        hashes = [f"{split} {table.list_hash()}" for split, table in self.splits.items()]
-        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-    def to_csv(self) -> str:
-        """The collection as the CSV that `load_collection` reads, with absolute paths."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label", "split"])
-        for split, table in self.splits.items():
-            for path, label in zip(table.paths, table.labels, strict=True):
-                writer.writerow([path, table.class_names[label], split])
-        return text.getvalue()
-
-
 def load_collection(
-    data: str | Path, *, seed: int = 0, class_names: Sequence[str] | None = None
+    data: str | Path, *, seed: int = 0, space: LabelSpace | None = None
 ) -> Collection:
     """Read a folder per class or a CSV.
 
     Args:
         data: the folder or the CSV file.
         seed: of the stratified split that is made where none is given.
-        class_names: the classes to index by, for scoring with a trained model; by default those
-            that occur.
+        space: the classes to index by, for scoring with a trained model; by default those that
+            occur.
 
     Raises:
         FileNotFoundError: `data` does not exist.
@@ -113,13 +56,15 @@ def load_collection(
         raise FileNotFoundError(
             f"data {data} does not exist; give a folder per class or a CSV file"
         )
-    if class_names is None:
-        class_names = sorted({row.label for row in rows})
+    if space is None:
+        class_names = class_order(row.label for row in rows)
         if len(class_names) < 2:
             raise ValueError(
                 f"{data} has one class only ({class_names[0]!r}); a classifier needs at least 2"
             )
+        space = LabelSpace("single_label", (class_names,))
     else:
+        class_names = space.class_names
         unknown = sorted({row.label for row in rows} - set(class_names))
         if unknown:
             raise ValueError(
@@ -129,7 +74,7 @@ def load_collection(
     made_split = all(row.split is None for row in rows)
     if made_split:
         rows = _stratified(rows, seed)
-    return _collect(data, rows, tuple(class_names), made_split)
+    return _collect(data, rows, space, made_split)
 
 
 @dataclass(frozen=True)
@@ -139,10 +84,8 @@ class _Row:
     split: str | None
 
 
-def _collect(
-    data: Path, rows: Sequence[_Row], class_names: tuple[str, ...], made_split: bool
-) -> Collection:
-    index = {name: k for k, name in enumerate(class_names)}
+def _collect(data: Path, rows: Sequence[_Row], space: LabelSpace, made_split: bool) -> Collection:
+    index = {name: k for k, name in enumerate(space.class_names)}
     for row in rows:
         if _has_surrogates(row.path):
             raise ValueError(f"{data} has a file whose name is no UTF-8: {row.path!r}; rename it")
@@ -150,12 +93,9 @@ def _collect(
     for split in SPLITS:
         chosen = [row for row in rows if row.split == split]
         if chosen:
-            splits[split] = ClipTable(
-                paths=tuple(row.path for row in chosen),
-                labels=tuple(index[row.label] for row in chosen),
-                class_names=class_names,
-            )
-    return Collection(splits, class_names, made_split)
+            labels = np.array([index[row.label] for row in chosen])
+            splits[split] = ClipTable([row.path for row in chosen], labels, space)
+    return Collection(splits, space, made_split)
 
 
 def _read_folder(folder: Path) -> list[_Row]:
@@ -284,7 +224,7 @@ def check_trainable(collection: Collection, data: str | Path) -> None:
             raise ValueError(
                 f"{data} has no clips in split {split!r}; training needs train and val"
             )
-    seen = Counter(collection.splits["train"].labels)
+    seen = np.bincount(collection.splits["train"].labels, minlength=collection.space.num_outputs)
     unseen = [name for k, name in enumerate(collection.class_names) if not seen[k]]
     if unseen:
         raise ValueError(f"{data} has no training clips of class {_listed(unseen)}")

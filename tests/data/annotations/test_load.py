@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stadapter.data.annotations import ClipTable, Collection, check_trainable, load_collection
+from stadapter.data import ClipTable, Collection, LabelSpace, check_trainable, load_collection
+from stadapter.data.annotations.table import class_order
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -185,9 +186,7 @@ def test_a_made_split_is_stratified_complete_and_repeatable(
     whole = collection.whole()
     assert len(set(whole.paths)) == len(whole.paths) == sum(counts)
     for k, count in enumerate(counts):
-        in_val = sum(
-            label == k for label in collection.splits.get("val", ClipTable((), (), ())).labels
-        )
+        in_val = sum(collection.splits["val"].labels == k) if "val" in collection.splits else 0
         assert in_val == (0 if count == 1 else max(1, round(count / 5)))
 
 
@@ -210,11 +209,11 @@ def test_a_written_collection_reads_back_the_same(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], file: str
 ) -> None:
     table = ClipTable(
-        tuple(f"/videos/{k}/{file}" for k in range(len(names))),
-        tuple(range(len(names))),
-        tuple(sorted(names)),
+        [f"/videos/{k}/{file}" for k in range(len(names))],
+        range(len(names)),
+        LabelSpace("single_label", (class_order(names),)),
     )
-    collection = Collection({"train": table, "val": table}, table.class_names, False)
+    collection = Collection({"train": table, "val": table}, table.space, False)
     written = write(tmp_path_factory.mktemp("csv") / "split.csv", collection.to_csv())
     assert load_collection(written) == collection
     assert load_collection(written).splits["val"].list_hash() == table.list_hash()
@@ -225,10 +224,10 @@ def test_a_written_collection_reads_back_the_same(
 
 def test_scoring_indexes_by_the_models_classes(tmp_path: Path) -> None:
     touch(tmp_path, "b/1.mp4", "b/2.mp4")
-    collection = load_collection(tmp_path, class_names=("a", "b", "c"))
+    collection = load_collection(tmp_path, space=LabelSpace("single_label", (("a", "b", "c"),)))
     assert set(collection.whole().labels) == {1}
     with pytest.raises(ValueError, match=r"has 'b', which the model does not know; it knows 'a'"):
-        load_collection(tmp_path, class_names=("a", "c"))
+        load_collection(tmp_path, space=LabelSpace("single_label", (("a", "c"),)))
 
 
 @pytest.mark.parametrize(
@@ -246,12 +245,14 @@ def test_what_training_cannot_use(tmp_path: Path, rows: str, message: str) -> No
 
 
 def test_the_hash_of_a_list_depends_on_names_labels_and_order_not_on_the_folder() -> None:
-    table = ClipTable(("/a/1.mp4", "/a/2.mp4"), (0, 1), ("x", "y"))
-    assert table.list_hash() == ClipTable(("/b/1.mp4", "/b/2.mp4"), (0, 1), ("x", "y")).list_hash()
+    space = LabelSpace("single_label", (("x", "y"),))
+    table = ClipTable(("/a/1.mp4", "/a/2.mp4"), (0, 1), space)
+    assert table.list_hash() == ClipTable(("/b/1.mp4", "/b/2.mp4"), (0, 1), space).list_hash()
     for other in (
-        ClipTable(("/a/2.mp4", "/a/1.mp4"), (0, 1), ("x", "y")),
-        ClipTable(("/a/1.mp4", "/a/2.mp4"), (1, 1), ("x", "y")),
-        ClipTable(("/a/1.mp4",), (0,), ("x", "y")),
+        ClipTable(("/a/2.mp4", "/a/1.mp4"), (0, 1), space),
+        ClipTable(("/a/1.mp4", "/a/2.mp4"), (1, 1), space),
+        ClipTable(("/a/1.mp4",), (0,), space),
+        ClipTable(("/a/1.mp4", "/a/2.mp4"), (0, 1), space, starts=(0.5, float("nan"))),
     ):
         assert other.list_hash() != table.list_hash()
 

@@ -1,0 +1,1 @@
+"""Ways in which collections are written down."""
