@@ -24,11 +24,12 @@ from stadapter import (
 from stadapter.backbones.timm_vit import TimmViT
 from stadapter.backbones.tiny import PIXELS
 from stadapter.checkpoint import CONFIG, TENSORS, load_adapter_config, load_tensors
+from stadapter.data import LabelSpace
 from stadapter.hub import CARD
 from stadapter.methods import MethodConfig, TaskInfo
 
 INFO = TaskInfo(
-    class_names=("left [fast]", "right, então", 'turn "slow"'),
+    space=LabelSpace.single_label(("left [fast]", "right, então", 'turn "slow"')),
     preprocessing={"resolution": [32, 48]},
     sampling={"num_frames": 4, "frame_stride": None},
     scores={"val_top1": 0.5},
@@ -323,7 +324,7 @@ def test_a_kill_between_the_two_files_cannot_mix_two_tasks(
 ) -> None:
     fail_at(monkeypatch, 2)
     other = make(seed=1)
-    other.adapter_set.info = TaskInfo(class_names=("a", "b", "c"))
+    other.adapter_set.info = TaskInfo(LabelSpace.single_label(("a", "b", "c")))
     with pytest.raises(OSError, match="No space left"):
         other.save_pretrained(saved)
     with pytest.raises(ValueError, match=rf"was not saved with the {CONFIG} beside it"):

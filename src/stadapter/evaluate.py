@@ -185,13 +185,13 @@ def view_probabilities(
 def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
     """The task's metrics, and what they were computed on."""
     return {
-        "task": scores.space.task,
         **scores.task.metrics(scores.probabilities, scores.labels),
         "num_clips": len(scores.labels),
         "num_broken": len(scores.broken),
         "broken": [{"path": b.path, "reason": b.reason} for b in scores.broken],
         "clip_list_sha256": table.list_hash(),
         "class_names": list(scores.space.class_names),
+        "label_space": scores.space.to_dict(),
         "seconds": round(scores.seconds, 2),
     }
 

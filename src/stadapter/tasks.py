@@ -35,6 +35,8 @@ class Task(ABC):
     chooses the best epoch."""
     exclusive: ClassVar[bool] = True
     """Whether one class of a vocabulary excludes the others."""
+    matrices: ClassVar[Mapping[str, str]] = {}
+    """Vocabulary -> entry of metrics.json with its confusion matrix, true classes down."""
 
     def __init__(self, space: LabelSpace) -> None:
         self.space = space
@@ -197,6 +199,7 @@ class SingleLabel(_OneOfEach):
         "top5": "Top-5",
         "mean_class": "Mean class accuracy",
     }
+    matrices: ClassVar[Mapping[str, str]] = {"label": "confusion_matrix"}
 
     def metrics(self, probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
         """Top-1 with its 95% interval (Wilson's), and as in `_classification_metrics`."""
@@ -219,6 +222,10 @@ class VerbNoun(_OneOfEach):
         "noun_top5": "Noun top-5",
         "verb_mean_class": "Verb mean class accuracy",
         "noun_mean_class": "Noun mean class accuracy",
+    }
+    matrices: ClassVar[Mapping[str, str]] = {
+        "verb": "verb_confusion_matrix",
+        "noun": "noun_confusion_matrix",
     }
 
     def metrics(self, probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -368,7 +375,7 @@ def make_task(space: LabelSpace) -> Task:
 def metrics_text(metrics: Mapping[str, Any]) -> str:
     """The numbers of a metrics.json as one line."""
     parts = []
-    for name, title in TASKS[metrics["task"]].numbers.items():
+    for name, title in TASKS[metrics["label_space"]["task"]].numbers.items():
         value, interval = metrics[name], metrics.get(f"{name}_interval95")
         if value is not None:
             parts.append(

@@ -134,7 +134,8 @@ class AugmentConfig:
         top, left, h, w = v2.RandomResizedCrop.get_params(
             frames, scale=list(self.crop_scale), ratio=list(ratio)
         )
-        frames = frames[..., top : top + h, left : left + w]
+        # Of a frame a few pixels small, a crop may round to nothing.
+        frames = frames[..., top : top + max(1, h), left : left + max(1, w)]
         frames = resize(frames, (H, W), preprocessing.interpolation)
         if self.rand_augment:
             augment = v2.RandAugment(self.rand_augment, self.rand_augment_magnitude)
