@@ -160,8 +160,8 @@ def test_predictions_csv(tmp_path: Path) -> None:
     scored = ["score:a, b", 'score:say "c"']
     assert header == ["path", "label", "prediction", "score", "label_score", "correct", *scored]
     assert rows == [
-        ["/v/x, y.mp4", "a, b", "a, b", "0.750000", "0.750000", "1", "0.750000", "0.250000"],
-        ["/v/z.mp4", 'say "c"', "a, b", "0.900000", "0.100000", "0", "0.900000", "0.100000"],
+        ["/v/x, y.mp4", "a, b", "a, b", "0.750000", "0.75", "1", "0.750000", "0.250000"],
+        ["/v/z.mp4", 'say "c"', "a, b", "0.900000", "0.1", "0", "0.900000", "0.100000"],
     ]
     assert [row["path"] for row in read_predictions(path)] == ["/v/x, y.mp4", "/v/z.mp4"]
 

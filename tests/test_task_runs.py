@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RECIPE
+from test_report import Page
 from test_train import assert_same_run, change, interrupt_at, log_lines
 
 from stadapter import Predictor, VideoClassifier
@@ -182,6 +183,7 @@ def test_smoothing_is_refused_before_anything_is_written(
 def test_reports_show_what_a_task_has(finished: tuple[Path, Path]) -> None:
     _, run = finished
     text = (run / "report.html").read_text()
+    Page(text)  # its tags are balanced
     expected = {
         "single_label": ["Top-1", "Recall of each class", "Confusion<"],
         "multi_label": ["mAP on the validation clips", "Average precision of each class"],

@@ -234,7 +234,7 @@ def predictions_csv(scores: Scores, table: ClipTable) -> str:
                 name(label),
                 name(prediction),
                 f"{score:.6f}",
-                f"{label_score:.6f}",
+                f"{label_score:.6g}",  # of many labels it is small
                 int(correct),
                 *(f"{value:.6f}" for value in row),
             ]

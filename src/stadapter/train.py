@@ -314,26 +314,26 @@ class Trainer:
         state.step_in_epoch = 0
         line: dict[str, Any] = {"step": self.step, "epoch": state.epoch}
         line["train_loss"] = sum(losses) / len(losses) if losses else None
-        scores = None
+        scores = value = None
         if state.epoch % config.eval_every == 0 or state.epoch == config.epochs:
             scores = self.validate(self.model)
-            line[self.headline] = scores.headline
-            self._note_scores(scores)
+            value = line[self.headline] = scores.headline
+            self._note_scores(value, len(scores.labels))
         if self.accelerator.is_main_process:
             self.model.save_pretrained(self.folder.path)
             # Undefined counts as 0, so that there is a best epoch in any case.
-            if scores is not None and (scores.headline or 0.0) > state.best:
-                state.best = scores.headline or 0.0
+            if scores is not None and (value or 0.0) > state.best:
+                state.best = value or 0.0
                 self.model.save_pretrained(self.folder.state / "best")
             self._log(line)
             self.save_state()
         return scores
 
-    def _note_scores(self, scores: Scores) -> None:
+    def _note_scores(self, value: float | None, num_clips: int) -> None:
         adapter_set = self.model.adapter_set
         noted = {
-            self.headline: scores.headline,
-            "num_clips": len(scores.labels),
+            self.headline: value,
+            "num_clips": num_clips,
             "epoch": self.state.epoch,
         }
         adapter_set.info = replace(adapter_set.info, scores=noted)

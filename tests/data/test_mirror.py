@@ -119,6 +119,13 @@ def test_it_says_what_it_does(names: list[str], says: list[str]) -> None:
     assert all(part in text for part in says), text
 
 
+def test_nothing_is_mirrored_where_every_verb_lacks_its_mirror() -> None:
+    space = LabelSpace("verb_noun", (("push left", "lean right"), ("cup", "jar")))
+    assert str(Mirror(space)).startswith("no clip is mirrored")
+    _, chosen = Mirror(space).flip(torch.tensor([[1.0, 0, 1, 0]]), torch.tensor([True]))
+    assert not chosen.any()
+
+
 def test_half_of_the_clips_are_chosen_anew_each_epoch() -> None:
     first, again, second, other = (
         flipped_clips(range(400), seed=seed, epoch=epoch)

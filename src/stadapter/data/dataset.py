@@ -6,7 +6,7 @@ because workers that outlive an epoch keep their own copy of the dataset.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -170,7 +170,7 @@ class EpochSampler(Sampler[Key]):
         random = Random(f"{self.seed}/{self.epoch}")
         if self.shuffle:
             random.shuffle(order)
-        keys = [(self.epoch, clip) for clip in order]
+        keys: Iterable[Key] = ((self.epoch, clip) for clip in order)
         if self.draws is not None:
             keys = self._balanced(order, self.draws, random)
         yield from islice(keys, self.rank + self.skip * self.num_ranks, None, self.num_ranks)

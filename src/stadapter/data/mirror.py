@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import torch
@@ -92,13 +93,14 @@ class Mirror:
     swaps: bool = True
     """False flips every clip and keeps its label."""
 
-    @property
+    @cached_property
     def classes(self) -> list[list[int | None]]:
         """`mirror_classes` of each vocabulary."""
         if not self.swaps:
             return [list(range(len(names))) for names in self.space.vocabularies]
         return [mirror_classes(names) for names in self.space.vocabularies]
 
+    @cached_property
     def table(self) -> Tensor:
         """Logit of the mirror class of each logit, int64 (K,); -1 where there is none."""
         rows, offset = [], 0
@@ -117,7 +119,7 @@ class Mirror:
         Returns:
             New targets (B, K), and which clips are to be flipped, bool (B,).
         """
-        table = self.table().to(targets.device)
+        table = self.table.to(targets.device)
         chosen = chosen.to(targets.device) & ~(targets[:, table < 0] > 0).any(1)
         # Mirroring goes both ways, so that taking from the mirror is putting into it.
         table = torch.where(table < 0, torch.arange(len(table), device=table.device), table)
@@ -135,7 +137,7 @@ class Mirror:
                 for k, other in enumerate(mirror)
                 if other is not None and k < other
             ]
-        if len(alone) == self.space.num_outputs:
+        if any(set(mirror) == {None} for mirror in self.classes):
             return "no clip is mirrored: each class names a side, and its mirror class is not there"
         text = "half of the clips are mirrored left to right"
         if pairs:
