@@ -1,235 +1,205 @@
-"""Collections as people have them -> one table of clips.
+"""DATA -> a collection: find the format, read it, number the classes, split the clips."""
 
-Two forms: a folder per class, with or without `train/` and `val/` above the classes; and a CSV with
-header `path,label[,split]`, paths relative to the CSV. Where no split is given, a stratified one is
-made from a seed. The table holds columns, not objects, so that it stays small in every worker.
-"""
-
-import csv
-import io
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain, compress
 from pathlib import Path
-from random import Random
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from stadapter.data.annotations.formats import FORMATS
+from stadapter.data.annotations.rows import listed
+from stadapter.data.annotations.source import Annotations, Lists, Source
+from stadapter.data.annotations.split import make_split
 from stadapter.data.annotations.table import SPLITS, ClipTable, Collection, class_order
-from stadapter.data.labels import LabelSpace
-from stadapter.data.video import VIDEO_SUFFIXES, find_videos
-
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-VAL_FRACTION = 0.2
+from stadapter.data.labels import VOCABULARIES, LabelSpace
 
 
 def load_collection(
-    data: str | Path, *, seed: int = 0, space: LabelSpace | None = None
+    data: str | Path,
+    *,
+    seed: int = 0,
+    format: str | None = None,
+    videos: str | Path | None = None,
+    classes: str | Path | None = None,
+    space: LabelSpace | None = None,
 ) -> Collection:
-    """Read a folder per class or a CSV.
+    """Read a collection in any of `FORMATS`.
 
     Args:
-        data: the folder or the CSV file.
-        seed: of the stratified split that is made where none is given.
-        space: the classes to index by, for scoring with a trained model; by default those that
-            occur.
+        data: a folder or a list.
+        seed: of the split that is made where none is given.
+        format: name in `FORMATS`; None recognises it.
+        videos: folder of the videos; None looks for them near the list.
+        classes: text file with a class name per line, for lists with class numbers.
+        space: the classes to index by, for scoring with a trained model; by default those of the
+            collection's own list of classes, or else those that occur.
 
     Raises:
-        FileNotFoundError: `data` does not exist.
-        ValueError: no clips, a class without clips, a label that is missing or unknown, one class
-            only; the message names the file and the line.
+        FileNotFoundError: `data` or one of the folders does not exist, or none of the videos.
+        ValueError: the collection cannot be read or used; the message names file, line and column.
     """
-    data = Path(data)
-    if data.is_dir():
-        rows = _read_folder(data)
-    elif data.is_file():
-        rows = _read_csv(data)
+    source = Source(
+        Path(data),
+        None if videos is None else Path(videos),
+        None if classes is None else Path(classes),
+    )
+    _check_exist(source)
+    name, lists = find_format(source.data, format)
+    found = FORMATS[name].read(lists, source)
+    if not len(found.paths):
+        raise ValueError(f"{data} has no clips")
+    own = space is None
+    space = space or _space(found, source.data)
+    _check_known(found, space, source.data, own)
+    labels = _numbers(found, space)
+    n = len(found.paths)
+    starts, ends = np.full(n, found.starts), np.full(n, found.ends)
+    splits: dict[str, ClipTable] = {}
+    if found.splits is None:
+        for split, rows in make_split(found.paths, labels, space, starts, seed).items():
+            if len(rows):
+                paths = [found.paths[i] for i in rows.tolist()]
+                splits[split] = ClipTable(paths, labels[rows], space, starts[rows], ends[rows])
     else:
-        raise FileNotFoundError(
-            f"data {data} does not exist; give a folder per class or a CSV file"
-        )
-    if space is None:
-        class_names = class_order(row.label for row in rows)
-        if len(class_names) < 2:
-            raise ValueError(
-                f"{data} has one class only ({class_names[0]!r}); a classifier needs at least 2"
-            )
-        space = LabelSpace("single_label", (class_names,))
-    else:
-        class_names = space.class_names
-        unknown = sorted({row.label for row in rows} - set(class_names))
-        if unknown:
-            raise ValueError(
-                f"{data} has {_listed(unknown)}, which the model does not know; it knows "
-                f"{_listed(class_names)}"
-            )
-    made_split = all(row.split is None for row in rows)
-    if made_split:
-        rows = _stratified(rows, seed)
-    return _collect(data, rows, space, made_split)
+        code = {split: i for i, split in enumerate(SPLITS)}
+        codes = np.fromiter(map(code.__getitem__, found.splits), np.int8, n)
+        for split in SPLITS:
+            mask = codes == code[split]
+            if mask.any():
+                paths = list(compress(found.paths, mask.tolist()))
+                splits[split] = ClipTable(paths, labels[mask], space, starts[mask], ends[mask])
+    notes = (*lists.notes, *found.notes, *(_unused(found, space) if own else ()))
+    return Collection(splits, space, found.splits is None, name, notes)
 
 
-@dataclass(frozen=True)
-class _Row:
-    path: str
-    label: str
-    split: str | None
+def find_format(data: Path, format: str | None = None) -> tuple[str, Lists]:
+    """The format's name, and the lists that DATA stands for.
 
-
-def _collect(data: Path, rows: Sequence[_Row], space: LabelSpace, made_split: bool) -> Collection:
-    index = {name: k for k, name in enumerate(space.class_names)}
-    for row in rows:
-        if _has_surrogates(row.path):
-            raise ValueError(f"{data} has a file whose name is no UTF-8: {row.path!r}; rename it")
-    splits = {}
-    for split in SPLITS:
-        chosen = [row for row in rows if row.split == split]
-        if chosen:
-            labels = np.array([index[row.label] for row in chosen])
-            splits[split] = ClipTable([row.path for row in chosen], labels, space)
-    return Collection(splits, space, made_split)
-
-
-def _read_folder(folder: Path) -> list[_Row]:
-    children = _class_folders(folder)
-    # A split folder holds class folders; a class that is really called "test" holds videos.
-    splits = [
-        c for c in children if c.name.lower() in _SPLIT_NAMES and not _has_videos(c, direct=True)
-    ]
-    if not splits:
-        return _read_classes(folder, children, None)
-    others = [c.name for c in children if c not in splits]
-    if others:
-        raise ValueError(
-            f"{folder} mixes split folders with {_listed(others)}; put every class below "
-            "train/ and val/, or none"
-        )
-    rows = []
-    for split in splits:
-        rows += _read_classes(split, _class_folders(split), _SPLIT_NAMES[split.name.lower()])
-    return rows
-
-
-def _read_classes(folder: Path, classes: Sequence[Path], split: str | None) -> list[_Row]:
-    if not classes:
-        raise ValueError(
-            f"{folder} has no class folders; expected FOLDER/CLASS/clip.mp4 with at least 2 classes"
-        )
-    rows = []
-    for class_folder in classes:
-        videos = find_videos(class_folder)
-        if not videos:
-            raise ValueError(
-                f"class folder {class_folder} has no videos; known suffixes are "
-                f"{' '.join(sorted(VIDEO_SUFFIXES))}"
-            )
-        # Without the spaces around it, as in a CSV: the split that a run keeps is a CSV.
-        label = class_folder.name.strip()
-        if not label:
-            raise ValueError(f"class folder {str(class_folder)!r} has only spaces for a name")
-        rows += [_Row(str(path.absolute()), label, split) for path in videos]
-    return rows
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    return sorted(c for c in folder.iterdir() if c.is_dir() and not c.name.startswith("."))
-
-
-def _has_videos(folder: Path, *, direct: bool) -> bool:
-    entries: Iterable[Path] = folder.iterdir() if direct else folder.rglob("*")
-    return any(path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() for path in entries)
-
-
-def _read_csv(path: Path) -> list[_Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no CSV in UTF-8: {error}") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
-    header = reader.fieldnames or []
-    missing = [column for column in ("path", "label") if column not in header]
-    if missing:
-        raise ValueError(
-            f"{path}, line 1: column {' and '.join(missing)} is missing; the header must be "
-            f"path,label[,split] but is {','.join(header)!r}"
-        )
-    root = path.absolute().parent
-    rows = []
-    try:
-        for row in reader:
-            rows.append(_csv_row(row, root, f"{path}, line {reader.line_num}", "split" in header))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} has a header but no clips")
-    return rows
-
-
-def _csv_row(row: dict[str, str | None], root: Path, place: str, has_split: bool) -> _Row:
-    if "" in row:
-        raise ValueError(f"{place}: more columns than the header; quote paths that hold a comma")
-    file, label = row["path"], (row["label"] or "").strip()
-    if not file:
-        raise ValueError(f"{place}: path is missing")
-    if not label:
-        raise ValueError(f"{place}: label is missing for {file}")
-    split = None
-    if has_split:
-        given = (row["split"] or "").strip()
-        split = _SPLIT_NAMES.get(given.lower())
-        if split is None:
-            raise ValueError(f"{place}: split {given!r} must be train, val or test")
-    return _Row(os.path.normpath(root / file), label, split)
-
-
-def _has_surrogates(text: str) -> bool:
-    """Whether the name has bytes that are no UTF-8; they cannot be written to a CSV."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _stratified(rows: Sequence[_Row], seed: int) -> list[_Row]:
-    """A fifth of each class, at least one clip where there are two, goes to validation."""
-    rng = Random(seed)
-    by_class: dict[str, list[_Row]] = {}
-    for row in sorted(rows, key=lambda row: row.path):
-        by_class.setdefault(row.label, []).append(row)
-    result = []
-    for label in sorted(by_class):
-        members = by_class[label]
-        num_val = max(1, round(len(members) * VAL_FRACTION)) if len(members) > 1 else 0
-        chosen = set(rng.sample(range(len(members)), num_val))
-        result += [
-            _Row(row.path, row.label, "val" if i in chosen else "train")
-            for i, row in enumerate(members)
-        ]
-    return result
+    Raises:
+        ValueError: DATA is not of this format, or of none.
+    """
+    if format is not None:
+        if format not in FORMATS:
+            raise ValueError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+        lists = FORMATS[format].find(data, True)
+        if lists is None:
+            raise ValueError(f"{data} is not in format {format}: {FORMATS[format].expects}")
+        return format, lists
+    for name, known in FORMATS.items():
+        lists = known.find(data, False)
+        if lists is not None:
+            return name, lists
+    raise ValueError(
+        f"{data} is in no known format; name it with --format if it is one of these:"
+        + "".join(f"\n  {name}: {known.expects}" for name, known in FORMATS.items())
+    )
 
 
 def check_trainable(collection: Collection, data: str | Path) -> None:
     """Refuse a collection that training cannot use.
 
     Raises:
-        ValueError: no training or validation clips, or a class which training never sees.
+        ValueError: no training or validation clips; or, with one label per clip, a class that
+            other splits have and training never sees.
     """
     for split in ("train", "val"):
         if split not in collection.splits:
             raise ValueError(
                 f"{data} has no clips in split {split!r}; training needs train and val"
             )
-    seen = np.bincount(collection.splits["train"].labels, minlength=collection.space.num_outputs)
-    unseen = [name for k, name in enumerate(collection.class_names) if not seen[k]]
-    if unseen:
-        raise ValueError(f"{data} has no training clips of class {_listed(unseen)}")
+    if collection.space.task != "single_label":  # long tails: some classes are in one split only
+        return
+    K = collection.space.num_outputs
+    counts = {
+        split: np.bincount(table.labels, minlength=K) for split, table in collection.splits.items()
+    }
+    unseen = (counts["train"] == 0) & (np.sum(list(counts.values()), axis=0) > 0)
+    if unseen.any():
+        names = list(compress(collection.class_names, unseen.tolist()))
+        raise ValueError(f"{data} has no training clips of class {listed(names)}")
 
 
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _check_exist(source: Source) -> None:
+    if not source.data.exists():
+        raise FileNotFoundError(
+            f"data {source.data} does not exist; give a folder per class or a list of clips"
+        )
+    if source.videos is not None and not source.videos.is_dir():
+        raise FileNotFoundError(f"--videos {source.videos} is no folder")
+    if source.classes is not None and not source.classes.is_file():
+        raise FileNotFoundError(f"--classes {source.classes} is no file")
+
+
+def _flat(found: Annotations, k: int) -> Sequence[str]:
+    """Every class name that occurs in a vocabulary, in the order of the clips."""
+    labels = found.labels[k]
+    return list(chain.from_iterable(labels)) if found.task == "multi_label" else labels
+
+
+def _space(found: Annotations, data: Path) -> LabelSpace:
+    vocabularies = [
+        found.vocabularies[k] or class_order(_flat(found, k)) for k in range(len(found.labels))
+    ]
+    space = LabelSpace(found.task, tuple(vocabularies))
+    least = 1 if found.task == "multi_label" else 2
+    if all(len(names) < least for names in vocabularies):
+        names = ", ".join(repr(name) for names in vocabularies for name in names) or "none"
+        raise ValueError(
+            f"{data} has one class only ({names}); a classifier needs at least {least}"
+        )
+    return space
+
+
+def _check_known(found: Annotations, space: LabelSpace, data: Path, own: bool) -> None:
+    if found.task != space.task:
+        raise ValueError(
+            f"{data} has labels of task {found.task}, but the model was trained for {space.task}; "
+            f"a table for it has {_columns(space)}"
+        )
+    for k, names in enumerate(space.vocabularies):
+        unknown = sorted(set(_flat(found, k)) - set(names))
+        if unknown:
+            first = next(i for i, x in enumerate(found.labels[k]) if unknown[0] in _as_list(x))
+            whose = "its list of classes" if own else "the model"
+            raise ValueError(
+                f"{data} has {listed(unknown)}, which {whose} does not know; it knows "
+                f"{listed(names)}. The first clip with {unknown[0]!r}: {found.paths[first]}"
+            )
+
+
+def _columns(space: LabelSpace) -> str:
+    names = VOCABULARIES[space.task]
+    return "column labels" if space.task == "multi_label" else f"column {' and '.join(names)}"
+
+
+def _as_list(label: Any) -> list[str]:
+    return [label] if isinstance(label, str) else list(label)
+
+
+def _numbers(found: Annotations, space: LabelSpace) -> NDArray[Any]:
+    """The labels as in `ClipTable`."""
+    n = len(found.paths)
+    indices = [{name: i for i, name in enumerate(names)} for names in space.vocabularies]
+    if found.task == "multi_label":
+        labels = np.zeros((n, space.num_outputs), bool)
+        rows = np.repeat(np.arange(n), [len(names) for names in found.labels[0]])
+        labels[rows, [indices[0][name] for name in _flat(found, 0)]] = True
+        return labels
+    columns = [
+        np.fromiter(map(index.__getitem__, names), np.int64, n)
+        for index, names in zip(indices, found.labels, strict=True)
+    ]
+    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+
+
+def _unused(found: Annotations, space: LabelSpace) -> tuple[str, ...]:
+    notes = []
+    for k, names in enumerate(space.vocabularies):
+        used = set(_flat(found, k))
+        unused = [name for name in names if name not in used]
+        if unused:
+            what = VOCABULARIES[space.task][k]
+            notes.append(f"{len(unused)} of {len(names)} {what} classes have no clips")
+    return tuple(notes)

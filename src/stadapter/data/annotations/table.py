@@ -35,15 +35,15 @@ class PathColumn(Sequence[str]):
             ValueError: a string cannot be written as UTF-8.
         """
         paths = list(paths)
+        text = "".join(paths)
         try:
-            encoded = [path.encode() for path in paths]
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"there is a file whose name is no UTF-8: {error.object!r}; rename it"
-            ) from error
-        self._text = b"".join(encoded)
-        ends = accumulate(map(len, encoded), initial=0)
-        self._offsets = np.fromiter(ends, np.int64, len(encoded) + 1)
+            self._text = text.encode()
+        except UnicodeEncodeError:
+            bad = next(path for path in paths if any("\ud800" <= c <= "\udfff" for c in path))
+            raise ValueError(f"a file's name is no UTF-8: {bad!r}; rename it") from None
+        lengths = map(len, paths if text.isascii() else map(str.encode, paths))
+        ends = accumulate(lengths, initial=0)
+        self._offsets = np.fromiter(ends, np.int64, len(paths) + 1)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
