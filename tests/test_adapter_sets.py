@@ -5,6 +5,7 @@ import torch
 
 from stadapter import FullFinetuneConfig, LinearProbeConfig, STAdapterConfig, create_model
 from stadapter.checkpoint import AdapterMismatchError
+from stadapter.data import LabelSpace
 from stadapter.methods import TaskInfo
 from stadapter.model import VideoClassifier
 
@@ -18,7 +19,8 @@ def trained(num_classes: int, seed: int, backbone="tiny", **settings) -> VideoCl
     with torch.no_grad():
         for _, parameter in model.trained_parameters():
             parameter.normal_(std=0.05)
-    model.adapter_set.info = TaskInfo(tuple(f"{seed}-{k}" for k in range(num_classes)))
+    names = [f"{seed}-{k}" for k in range(num_classes)]
+    model.adapter_set.info = TaskInfo(LabelSpace.single_label(names))
     return model.eval()
 
 

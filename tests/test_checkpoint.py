@@ -1,7 +1,9 @@
 """An adapter file comes back as it was, or is refused with every reason; nothing is half loaded."""
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from stadapter import (
 from stadapter.backbones.timm_vit import TimmViT
 from stadapter.backbones.tiny import PIXELS
 from stadapter.checkpoint import CONFIG, TENSORS, load_adapter_config, load_tensors
+from stadapter.data import LabelSpace
 from stadapter.hub import CARD
 from stadapter.methods import MethodConfig, TaskInfo
 
 INFO = TaskInfo(
-    class_names=("left [fast]", "right, então", 'turn "slow"'),
+    space=LabelSpace.single_label(("left [fast]", "right, então", 'turn "slow"')),
     preprocessing={"resolution": [32, 48]},
     sampling={"num_frames": 4, "frame_stride": None},
     scores={"val_top1": 0.5},
@@ -323,7 +326,7 @@ def test_a_kill_between_the_two_files_cannot_mix_two_tasks(
 ) -> None:
     fail_at(monkeypatch, 2)
     other = make(seed=1)
-    other.adapter_set.info = TaskInfo(class_names=("a", "b", "c"))
+    other.adapter_set.info = TaskInfo(LabelSpace.single_label(("a", "b", "c")))
     with pytest.raises(OSError, match="No space left"):
         other.save_pretrained(saved)
     with pytest.raises(ValueError, match=rf"was not saved with the {CONFIG} beside it"):
@@ -343,3 +346,56 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         make().save_pretrained(tmp_path / "file")
+
+
+# -- label spaces ------------------------------------------------------------------------------
+
+MANY = LabelSpace("multi_label", (("a", "b|c", "então"),))
+PAIRS = LabelSpace("verb_noun", (("take", "put"), ("cup",)))
+
+
+def with_space(space: LabelSpace, folder: Path) -> VideoClassifier:
+    model = make()
+    model.adapter_set.info = replace(INFO, space=space)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("space", [MANY, PAIRS], ids=lambda space: space.task)
+def test_every_label_space_comes_back(space: LabelSpace, tmp_path: Path) -> None:
+    model = with_space(space, tmp_path)
+    loaded = VideoClassifier.from_pretrained(tmp_path)
+    assert loaded.adapter_set.info == model.adapter_set.info
+    assert torch.equal(logits(loaded), logits(model))
+    content = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    assert content["schema_version"] == 2  # an older stadapter would misread it, so it refuses
+    assert content["label_space"] == space.to_dict()
+    assert all(name in (tmp_path / CARD).read_text() for name in space.vocabularies[0])
+
+
+def test_one_class_per_clip_is_written_as_older_versions_read_it(saved: Path) -> None:
+    content = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
+    assert content["schema_version"] == 1
+    assert "label_space" not in content
+    meaning = {name: content[name] for name in ("schema_version", "method", "class_names")}
+    meaning |= {name: content[name] for name in ("preprocessing", "sampling")}
+    meaning["backbone"] = [content["backbone"]["id"], content["backbone"]["fingerprint"]]
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    assert load_adapter_config(saved).fingerprint() == digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["label_space"].update(task="single_label"), "vocabularies label, but 2"),
+        (lambda c: c["label_space"]["vocabularies"][0].reverse(), "that file was edited"),
+        (lambda c: c["label_space"].update(task="guess"), "task 'guess' must be one of"),
+        (lambda c: c["label_space"].pop("vocabularies"), "entries task, vocabularies"),
+        (lambda c: c.update(label_space=3), "wrong type"),
+    ],
+)
+def test_an_edited_label_space(change: Callable[[Any], None], message: str, tmp_path: Path) -> None:
+    with_space(PAIRS, tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        VideoClassifier.from_pretrained(tmp_path)

@@ -31,19 +31,22 @@ from stadapter.evaluate import (
     read_predictions,
     score_clips,
     view_probabilities,
-    wilson_interval,
 )
 from stadapter.model import VideoClassifier
 from stadapter.recipe import evaluate_run
+from stadapter.tasks import wilson_interval
 
 PLAIN = EvalConfig(num_workers=0, device="cpu")
 
 
-def scores(rows: Sequence[Sequence[float]], labels: Sequence[int]) -> Scores:
+def scores(
+    rows: Sequence[Sequence[float]], labels: Sequence[int], space: LabelSpace | None = None
+) -> Scores:
     return Scores(
         clips=torch.arange(len(rows)),
         probabilities=torch.tensor(rows),
         labels=torch.tensor(labels),
+        space=space or LabelSpace.single_label([str(k) for k in range(len(rows[0]))]),
         broken=(),
         seconds=1.0,
     )
@@ -65,7 +68,7 @@ def test_metrics_by_hand() -> None:
     a, b, c = [0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1]
     labels = [0, 0, 0, 1, 1, 2]
     clips = table(labels, "abcd")
-    metrics = compute_metrics(scores([a, a, b, b, c, a], labels), clips)
+    metrics = compute_metrics(scores([a, a, b, b, c, a], labels, clips.space), clips)
     assert metrics["top1"] == pytest.approx(3 / 6)
     assert metrics["mean_class"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert metrics["confusion_matrix"] == [
@@ -77,6 +80,7 @@ def test_metrics_by_hand() -> None:
     assert metrics["top1_interval95"] == wilson_interval(0.5, 6)
     assert metrics["num_clips"] == 6
     assert metrics["class_names"] == list("abcd")
+    assert metrics["label_space"] == clips.space.to_dict()
     assert metrics["clip_list_sha256"] == clips.list_hash()
     json.dumps(metrics)
 
@@ -148,16 +152,16 @@ def test_predictions_csv(tmp_path: Path) -> None:
     names = ("a, b", 'say "c"')
     space = LabelSpace("single_label", (names,))
     clips = ClipTable(("/v/x, y.mp4", "/v/gone.mp4", "/v/z.mp4"), (0, 1, 1), space)
-    read = replace(scores([[0.75, 0.25], [0.9, 0.1]], [0, 1]), clips=torch.tensor([0, 2]))
+    read = replace(scores([[0.75, 0.25], [0.9, 0.1]], [0, 1], space), clips=torch.tensor([0, 2]))
     path = tmp_path / "predictions.csv"
     path.write_text(predictions_csv(read, clips))
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)
     scored = ["score:a, b", 'score:say "c"']
-    assert header == ["path", "label", "prediction", "score", "correct", *scored]
+    assert header == ["path", "label", "prediction", "score", "label_score", "correct", *scored]
     assert rows == [
-        ["/v/x, y.mp4", "a, b", "a, b", "0.750000", "1", "0.750000", "0.250000"],
-        ["/v/z.mp4", 'say "c"', "a, b", "0.900000", "0", "0.900000", "0.100000"],
+        ["/v/x, y.mp4", "a, b", "a, b", "0.750000", "0.75", "1", "0.750000", "0.250000"],
+        ["/v/z.mp4", 'say "c"', "a, b", "0.900000", "0.1", "0", "0.900000", "0.100000"],
     ]
     assert [row["path"] for row in read_predictions(path)] == ["/v/x, y.mp4", "/v/z.mp4"]
 
@@ -193,7 +197,7 @@ def test_workers_and_batch_size_change_nothing(
         assert torch.equal(found.clips, expected.clips)
         torch.testing.assert_close(found.probabilities, expected.probabilities)
         assert torch.equal(found.predictions, expected.predictions)
-        assert found.top1 == expected.top1
+        assert found.headline == expected.headline
 
 
 def test_probabilities_are_the_mean_over_views(

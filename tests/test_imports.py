@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("_torchvision", "atomic", "device", "interrupt", "ops", "progress"),
     ("backbones", "data"),
-    ("methods",),
+    ("methods", "tasks"),
     ("checkpoint",),
     ("hub",),
     ("model", "run"),

@@ -96,7 +96,7 @@ def write_run(path, table, *, log="whole", right=(0, 2), context=None):
     preprocessing = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     model.adapter_set.info = replace(
         model.adapter_set.info,
-        class_names=table.class_names,
+        space=table.space,
         preprocessing=preprocessing.to_dict(),
         sampling=asdict(SamplingConfig(num_frames=4)),
     )
@@ -106,7 +106,7 @@ def write_run(path, table, *, log="whole", right=(0, 2), context=None):
     probabilities = torch.full((len(labels), K), 0.1 / (K - 1))
     probabilities[torch.arange(len(labels)), said] = 0.9
     broken = (BrokenClip(9, "/v/gone <1>.mp4", "no such file & more"),)
-    scores = Scores(torch.arange(len(labels)), probabilities, labels, broken, 1.5)
+    scores = Scores(torch.arange(len(labels)), probabilities, labels, table.space, broken, 1.5)
     write_results(run, scores, table, {"split": "val", "num_frames": 4} | (context or {}))
     lines = []
     for epoch in range(3):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from torch import Tensor
 from stadapter import __version__
 from stadapter.atomic import atomic_path, write_json
 from stadapter.backbones import Backbone, create_backbone
+from stadapter.data.labels import LabelSpace
 from stadapter.methods import AdapterSet, MethodConfig, TaskInfo, method_from_dict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TENSORS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
@@ -54,9 +55,10 @@ class AdapterConfig:
     info: TaskInfo
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """As plain JSON, in the oldest schema that can say it."""
+        labels = _labels_to_dict(self.info.space)
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": 1 if "class_names" in labels else 2,
             "backbone": {
                 "id": self.backbone_id,
                 "fingerprint": self.backbone_fingerprint,
@@ -64,7 +66,10 @@ class AdapterConfig:
                 "pretrained": self.backbone_pretrained,
             },
             "method": self.method.to_dict(),
-            **asdict(self.info),
+            **labels,
+            "preprocessing": self.info.preprocessing,
+            "sampling": self.info.sampling,
+            "scores": self.info.scores,
             "versions": library_versions(),
         }
 
@@ -72,8 +77,8 @@ class AdapterConfig:
         """SHA-256 over what gives the tensors their meaning; they carry it, so that neither a kill
         between the two files nor an edited config can join tensors with another task."""
         content = self.to_dict()
-        names = ("schema_version", "method", "class_names", "preprocessing", "sampling")
-        meaning = {name: content[name] for name in names}
+        names = ("schema_version", "method", "preprocessing", "sampling")
+        meaning = {name: content[name] for name in names} | _labels_to_dict(self.info.space)
         meaning["backbone"] = [self.backbone_id, self.backbone_fingerprint]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
@@ -99,7 +104,7 @@ class AdapterConfig:
                 backbone_pretrained=backbone["pretrained"],
                 method=method_from_dict(content["method"]),
                 info=TaskInfo(
-                    class_names=tuple(content["class_names"]),
+                    space=_labels_from_dict(content),
                     preprocessing=content["preprocessing"],
                     sampling=content["sampling"],
                     scores=content["scores"],
@@ -109,6 +114,19 @@ class AdapterConfig:
             raise ValueError(f"entry {error} is missing") from error
         except TypeError as error:
             raise ValueError(f"an entry has the wrong type: {error}") from error
+
+
+def _labels_to_dict(space: LabelSpace) -> dict[str, Any]:
+    """The entry that says what a label may be. Schema 1 knew single_label only, by its names."""
+    if space.task == "single_label":
+        return {"class_names": list(space.class_names)}
+    return {"label_space": space.to_dict()}
+
+
+def _labels_from_dict(content: Mapping[str, Any]) -> LabelSpace:
+    if "label_space" in content:
+        return LabelSpace.from_dict(content["label_space"])
+    return LabelSpace.single_label(content["class_names"])
 
 
 def library_versions() -> dict[str, str]:
@@ -251,7 +269,7 @@ def load_adapter_set(
     tensors = load_tensors(directory, config)
     differences = _backbone_differences(config, backbone, backbone_fingerprint, any_fingerprint)
     try:
-        adapter_set = config.method.build(backbone, len(config.info.class_names))
+        adapter_set = config.method.build(backbone, config.info.space.num_outputs)
     except ValueError as error:
         raise AdapterMismatchError(directory, [*differences, str(error)]) from error
     parameters = dict(adapter_set.trained_parameters(backbone))

@@ -30,6 +30,7 @@ SHORT_FLAGS = {
     "max_broken": "train.max_broken",
     "num_frames": "sampling.num_frames",
     "frame_stride": "sampling.frame_stride",
+    "flip": "augment.flip",
     "method": "method.name",
 }
 """Short flag of `train` and `info` -> its place in the recipe."""
@@ -192,6 +193,12 @@ def _predict(argv: list[str]) -> int:
     parser.add_argument("run", type=str, help="Run folder.")
     parser.add_argument("files", type=str, nargs="+", help="Videos, or folders of them.")
     parser.add_argument("--top_k", type=int, default=5, help="Classes per video.")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="Several labels per clip: tell all classes above this probability, however many.",
+    )
     parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
     parser.add_argument("--num_temporal_views", type=int, default=1, help="Clips per video.")
     parser.add_argument("--num_spatial_views", type=int, default=1, help="Crops per clip, 1 or 3.")
@@ -210,7 +217,9 @@ def _predict(argv: list[str]) -> int:
         precision=settings["precision"],
         device=settings["device"],
     )
-    predictions = predictor.predict(settings["files"], top_k=settings["top_k"])
+    predictions = predictor.predict(
+        settings["files"], top_k=settings["top_k"], threshold=settings["threshold"]
+    )
     print(predictions_text(predictions, settings["format"]), end="")
     unread = [p for p in predictions if p.error]
     for prediction in unread:
@@ -423,11 +432,10 @@ def _sampling(run: str, changes: dict[str, int]) -> "SamplingConfig | None":
 
 
 def _summary(metrics: dict[str, Any], run: Path) -> str:
-    low, high = metrics["top1_interval95"]
-    top5 = "" if metrics["top5"] is None else f"  top-5 {metrics['top5']:.1%}"
+    from stadapter.tasks import metrics_text
+
     text = (
-        f"top-1 {metrics['top1']:.1%} (95% interval {low:.1%} to {high:.1%}){top5}  "
-        f"mean class {metrics['mean_class']:.1%}\n"
+        f"{metrics_text(metrics)}\n"
         f"{metrics['num_clips']} clips scored ({metrics['split']}), "
         f"{metrics['num_broken']} could not be read"
     )

@@ -1,16 +1,14 @@
 """Multi-view testing, metrics, per-clip results.
 
-A clip's scores are the mean over its views of the softmax of the logits. Every clip of the list is
-either scored once or named as broken.
+A clip's scores are the mean over its views of the probabilities that its task makes of the logits.
+Every clip of the list is either scored once or named as broken.
 
 Letters: n clips, V views, K classes.
 """
 
 import csv
 import io
-import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stadapter._torchvision import ensure_torchvision
 from stadapter.atomic import write_json, write_text
 from stadapter.checkpoint import library_versions
 from stadapter.data import (
@@ -27,6 +24,7 @@ from stadapter.data import (
     ClipDataset,
     ClipTable,
     EpochSampler,
+    LabelSpace,
     Preprocessing,
     SamplingConfig,
     TestReader,
@@ -36,8 +34,9 @@ from stadapter.device import Precision, autocast, default_num_workers, pick_devi
 from stadapter.model import VideoClassifier
 from stadapter.progress import progress_bar
 from stadapter.run import RunFolder
+from stadapter.tasks import Task, make_task
 
-PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "correct")
+PREDICTION_COLUMNS = ("path", "label", "prediction", "score", "label_score", "correct")
 """First columns of predictions.csv; one column of scores per class follows."""
 
 
@@ -80,23 +79,30 @@ class Scores:
     clips: Tensor
     """Number of each scored clip in the table, int64 (n,)."""
     probabilities: Tensor
-    """float32 (n, K), rows sum to 1."""
+    """float32 (n, K), as the task makes them."""
     labels: Tensor
-    """int64 (n,)"""
+    """Laid out as in `ClipTable`."""
+    space: LabelSpace
+    """What a label may be."""
     broken: tuple[BrokenClip, ...]
     """Clips that could not be read."""
     seconds: float
     """Wall time it took."""
 
     @property
-    def predictions(self) -> Tensor:
-        """Most probable class of each clip, int64 (n,)."""
-        return self.probabilities.argmax(1)
+    def task(self) -> Task:
+        """What the numbers mean."""
+        return make_task(self.space)
 
     @property
-    def top1(self) -> float:
-        """Fraction of clips whose most probable class is their label."""
-        return float((self.predictions == self.labels).float().mean())
+    def predictions(self) -> Tensor:
+        """Most probable label of each clip, laid out as the labels."""
+        return self.task.predict(self.probabilities)
+
+    @property
+    def headline(self) -> float | None:
+        """The number by which epochs and runs are compared (top-1, mAP, action top-1)."""
+        return self.task.headline(self.probabilities, self.labels)
 
 
 def score_clips(
@@ -155,7 +161,12 @@ def score_clips(
         )
     seconds = time.perf_counter() - start
     return Scores(
-        torch.cat(clips), torch.cat(probabilities), torch.cat(labels), tuple(broken), seconds
+        clips=torch.cat(clips),
+        probabilities=torch.cat(probabilities),
+        labels=torch.cat(labels),
+        space=table.space,
+        broken=tuple(broken),
+        seconds=seconds,
     )
 
 
@@ -164,57 +175,25 @@ def view_probabilities(
     model: VideoClassifier, preprocessing: Preprocessing, video: Tensor, precision: Precision
 ) -> Tensor:
     """uint8 views (B, V, T, C, H, W) -> class probabilities (B, K), the mean over views."""
+    task = make_task(model.adapter_set.info.space)
     B, V = video.shape[:2]
     with autocast(video.device, precision):
         logits = model(preprocessing.normalize(video.flatten(0, 1)))
-    probabilities: Tensor = logits.float().softmax(-1).reshape(B, V, -1).mean(1)
-    return probabilities
+    return task.probabilities(logits).reshape(B, V, -1).mean(1)
 
 
 def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
-    """Top-1, top-5, mean class accuracy, a 95% interval and the confusion matrix.
-
-    `top5` is null with fewer than six classes, where it could not fail. `mean_class` averages the
-    recall of classes that have clips. The interval is Wilson's, for top-1.
-    """
-    ensure_torchvision()  # torchmetrics imports it
-    from torchmetrics.functional.classification import (
-        multiclass_accuracy,
-        multiclass_confusion_matrix,
-    )
-
-    K, n = len(table.class_names), len(scores.labels)
-    p, y = scores.probabilities, scores.labels
-    confusion = multiclass_confusion_matrix(p, y, num_classes=K)
-    counts = confusion.sum(1)
-    recall = confusion.diag()[counts > 0] / counts[counts > 0]
-    top5 = multiclass_accuracy(p, y, num_classes=K, top_k=5, average="micro") if K > 5 else None
+    """The task's metrics, and what they were computed on."""
     return {
-        "top1": scores.top1,
-        "top1_interval95": wilson_interval(scores.top1, n),
-        "top5": None if top5 is None else float(top5),
-        "mean_class": float(recall.mean()),
-        "num_clips": n,
+        **scores.task.metrics(scores.probabilities, scores.labels),
+        "num_clips": len(scores.labels),
         "num_broken": len(scores.broken),
         "broken": [{"path": b.path, "reason": b.reason} for b in scores.broken],
         "clip_list_sha256": table.list_hash(),
-        "class_names": list(table.class_names),
-        "confusion_matrix": confusion.tolist(),
+        "class_names": list(scores.space.class_names),
+        "label_space": scores.space.to_dict(),
         "seconds": round(scores.seconds, 2),
     }
-
-
-def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
-    """95% interval of a proportion measured on n clips (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson_interval(0.9, 100)]
-    [0.826, 0.945]
-    """
-    z = 1.959964
-    centre = accuracy + z * z / (2 * n)
-    half = z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def write_results(
@@ -231,22 +210,33 @@ def write_results(
 
 
 def predictions_csv(scores: Scores, table: ClipTable) -> str:
-    """One line per scored clip: path, label, prediction, its score, and all scores."""
+    """One line per scored clip: path, label, most probable label, the probabilities of both,
+    whether they are the same, and the score of each class."""
+    task, name = scores.task, scores.space.label_name
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*PREDICTION_COLUMNS, *(f"score:{name}" for name in table.class_names)])
-    names: Sequence[str] = table.class_names
-    rows = zip(scores.clips.tolist(), scores.labels.tolist(), scores.probabilities, strict=True)
-    for clip, label, row in rows:
-        best = int(row.argmax())
+    writer.writerow([*PREDICTION_COLUMNS, *(f"score:{name}" for name in scores.space.class_names)])
+    predictions = scores.predictions
+    rows = zip(
+        scores.clips.tolist(),
+        scores.labels.numpy(),
+        predictions.numpy(),
+        task.label_probability(scores.probabilities, predictions).tolist(),
+        task.label_probability(scores.probabilities, scores.labels).tolist(),
+        task.correct(scores.probabilities, scores.labels).tolist(),
+        scores.probabilities.tolist(),
+        strict=True,
+    )
+    for clip, label, prediction, score, label_score, correct, row in rows:
         writer.writerow(
             [
                 table.paths[clip],
-                names[label],
-                names[best],
-                f"{row[best]:.6f}",
-                int(best == label),
-                *(f"{value:.6f}" for value in row.tolist()),
+                name(label),
+                name(prediction),
+                f"{score:.6f}",
+                f"{label_score:.6g}",  # of many labels it is small
+                int(correct),
+                *(f"{value:.6f}" for value in row),
             ]
         )
     return text.getvalue()

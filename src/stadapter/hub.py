@@ -65,7 +65,7 @@ def model_card(config: AdapterConfig, *, total: int, trained: int) -> str:
         "",
         f"# {config.method.name} on {config.backbone_id}",
         "",
-        f"A video classifier for {len(info.class_names)} classes: the frozen image transformer "
+        f"A video classifier for {info.space.summary()}: the frozen image transformer "
         f"`{config.backbone_id}` with {trained:,} trained parameters of {total:,} "
         f"({trained / total:.1%}).",
         "",
@@ -82,7 +82,10 @@ def model_card(config: AdapterConfig, *, total: int, trained: int) -> str:
         f"| resolution | {' x '.join(map(str, pixels.get('resolution', ['not recorded'])))} |",
         *(f"| {name} | {_shown(value)} |" for name, value in info.scores.items()),
         "",
-        f"Classes: {', '.join(info.class_names)}.",
+        *(
+            f"{kind.capitalize()}: {', '.join(names)}."
+            for kind, names in info.space.named_vocabularies().items()
+        ),
         "",
     ]
     return "\n".join(lines)

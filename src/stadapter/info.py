@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stadapter.data import LabelSpace
 from stadapter.recipe import Recipe, build_model
 from stadapter.tables import table_text
 
@@ -13,7 +14,8 @@ def describe_model(recipe: Recipe, num_classes: int) -> dict[str, Any]:
     MACs are multiply-accumulate operations, what video papers print as "GFLOPs"; FLOPs count the
     multiplication and the addition apart.
     """
-    model, preprocessing = build_model(recipe, tuple(str(k) for k in range(num_classes)))
+    space = LabelSpace.single_label([str(k) for k in range(num_classes)])
+    model, preprocessing = build_model(recipe, space)
     total, trained = model.num_parameters()
     macs = model.count_macs(recipe.sampling.num_frames, preprocessing.resolution)
     return {

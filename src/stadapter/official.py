@@ -25,7 +25,7 @@ from stadapter.atomic import atomic_path
 from stadapter.backbones import Backbone, create_backbone
 from stadapter.backbones.weights import read_state_dict
 from stadapter.checkpoint import load_adapter_config, load_tensors
-from stadapter.data import Preprocessing, SamplingConfig
+from stadapter.data import LabelSpace, Preprocessing, SamplingConfig
 from stadapter.methods import Site, STAdapterConfig, TaskInfo
 from stadapter.methods.method import SITES
 from stadapter.model import VideoClassifier
@@ -320,7 +320,8 @@ def _task_info(
         )
     sampling = KINETICS_SAMPLING if method.sites == ("mlp",) else SSV2_SAMPLING
     preprocessing = Preprocessing(**asdict(backbone.pixels))
-    return TaskInfo(names, preprocessing=preprocessing.to_dict(), sampling=asdict(sampling))
+    space = LabelSpace.single_label(names)
+    return TaskInfo(space, preprocessing=preprocessing.to_dict(), sampling=asdict(sampling))
 
 
 def _inexpressible(backbone_id: str, method: object) -> list[str]:

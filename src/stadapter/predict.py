@@ -1,10 +1,8 @@
 """Files in, labelled scores out: what `stadapter predict` does, for Python."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
 
 from stadapter.data import (
     Preprocessing,
@@ -16,6 +14,7 @@ from stadapter.data import (
 from stadapter.device import Precision, pick_device
 from stadapter.evaluate import view_probabilities
 from stadapter.model import VideoClassifier
+from stadapter.tasks import THRESHOLD, Ranking, make_task
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,14 @@ class Prediction:
     path: str
     """The file."""
     labels: tuple[str, ...]
-    """Class names, most probable first."""
+    """The most probable first: classes; actions ("take|cup") of a verb_noun run; all classes above
+    the threshold of a multi_label run."""
     scores: tuple[float, ...]
     """Probability of each of `labels`, 0 to 1."""
     error: str | None = None
     """Why the file could not be read; `labels` is then empty."""
+    parts: Mapping[str, Ranking] = field(default_factory=dict)
+    """The best verbs and nouns by themselves ("verb", "noun"), of a verb_noun run."""
 
 
 class Predictor:
@@ -71,6 +73,7 @@ class Predictor:
         )
         info = self.model.adapter_set.info
         self.class_names = info.class_names
+        self.task = make_task(info.space)
         preprocessing = Preprocessing.from_dict(info.preprocessing)
         if resolution is not None:
             preprocessing = replace(preprocessing, resolution=resolution)
@@ -82,14 +85,21 @@ class Predictor:
             num_spatial_views,
         )
 
-    def predict(self, paths: Sequence[str | Path], *, top_k: int = 5) -> list[Prediction]:
+    def predict(
+        self, paths: Sequence[str | Path], *, top_k: int = 5, threshold: float = THRESHOLD
+    ) -> list[Prediction]:
         """Score files, and all videos below folders; a file that cannot be read gets its `error`.
+
+        Args:
+            paths: files and folders.
+            top_k: names per file, where exactly one is right.
+            threshold: probability above which a class is told, where any number may be right.
 
         Raises:
             FileNotFoundError: a path that does not exist.
-            ValueError: a folder without videos, or top_k below 1.
+            ValueError: a folder without videos, top_k below 1, or a threshold outside 0 to 1.
         """
-        return list(self.stream(self.files(paths), top_k=top_k))
+        return list(self.stream(self.files(paths), top_k=top_k, threshold=threshold))
 
     def files(self, paths: Sequence[str | Path]) -> list[Path]:
         """`paths` with each folder replaced by the videos below it."""
@@ -106,10 +116,14 @@ class Predictor:
                 raise FileNotFoundError(f"{path} does not exist")
         return files
 
-    def stream(self, files: Sequence[Path], *, top_k: int = 5) -> Iterator[Prediction]:
-        """One `Prediction` after the other."""
+    def stream(
+        self, files: Sequence[Path], *, top_k: int = 5, threshold: float = THRESHOLD
+    ) -> Iterator[Prediction]:
+        """One `Prediction` after the other; arguments and errors as of `predict`."""
         if top_k < 1:
             raise ValueError(f"top_k ({top_k}) must be at least 1")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold ({threshold}) must be a probability, 0 to 1")
         for file in files:
             try:
                 video = self.reader(str(file))
@@ -119,6 +133,7 @@ class Predictor:
             batch = video[None].to(self.device)
             preprocessing = self.reader.preprocessing
             scores = view_probabilities(self.model, preprocessing, batch, self.precision)[0]
-            best = torch.topk(scores.cpu(), min(top_k, len(self.class_names)))
-            names = tuple(self.class_names[k] for k in best.indices.tolist())
-            yield Prediction(str(file), names, tuple(best.values.tolist()))
+            rankings = self.task.rank(scores.cpu(), top_k=top_k, threshold=threshold)
+            main = rankings.pop(next(iter(rankings)))
+            labels, values = tuple(label for label, _ in main), tuple(score for _, score in main)
+            yield Prediction(str(file), labels, values, parts=rankings)

@@ -31,7 +31,8 @@ from stadapter.model import VideoClassifier, create_model
 from stadapter.progress import console
 from stadapter.report import write_report
 from stadapter.run import RunFolder
-from stadapter.train import TrainConfig, Trainer
+from stadapter.tasks import make_task
+from stadapter.train import TrainConfig, Trainer, mirror
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def train_recipe(
     )
     announce_collection(collection, data)
     check_trainable(collection, data)
-    model, preprocessing = build_model(recipe, collection.class_names)
+    model, preprocessing = build_model(recipe, collection.space)
+    make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
     pick_device(recipe.train.device)  # refuse before anything is written
     run.prepare(resume=resume, overwrite=overwrite)
     if resume and run.recipe.exists():
@@ -127,6 +129,7 @@ def train_recipe(
         {"path": b.path, "reason": b.reason} for b in trainer.state.broken.values()
     ]
     context["selected"] = f"{recipe.train.keep} epoch"
+    context["flip"] = str(trainer.mirror or "off")
     metrics = write_results(run, scores, val, context)
     write_report(run.report, {recipe.method.name: run}, title=_title(run))
     return metrics
@@ -166,10 +169,11 @@ def evaluate_run(
     source = run.split if data is None else data
     if data is None and not run.split.exists():
         raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
-    space = LabelSpace("single_label", (info.class_names,))
     if data is None:
         format = videos = classes = None  # the run's own list needs nothing said
-    collection = load_collection(source, format=format, videos=videos, classes=classes, space=space)
+    collection = load_collection(
+        source, format=format, videos=videos, classes=classes, space=info.space
+    )
     announce_collection(collection, source)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
@@ -185,9 +189,7 @@ def evaluate_run(
     return metrics
 
 
-def build_model(
-    recipe: Recipe, class_names: tuple[str, ...]
-) -> tuple[VideoClassifier, Preprocessing]:
+def build_model(recipe: Recipe, space: LabelSpace) -> tuple[VideoClassifier, Preprocessing]:
     """The recipe's model with fresh adapters from its seed, and how its frames are made.
 
     Raises:
@@ -196,7 +198,7 @@ def build_model(
     torch.manual_seed(recipe.train.seed)
     model = create_model(
         recipe.backbone,
-        num_classes=len(class_names),
+        num_classes=space.num_outputs,
         method=recipe.method,
         backbone_weights=recipe.backbone_weights,
         pretrained=recipe.pretrained,
@@ -214,7 +216,7 @@ def build_model(
     model.backbone.grid(*preprocessing.resolution)
     model.adapter_set.info = replace(
         model.adapter_set.info,
-        class_names=class_names,
+        space=space,
         preprocessing=preprocessing.to_dict(),
         sampling=asdict(recipe.sampling),
     )
@@ -248,7 +250,7 @@ def _check_same(recipe: Recipe, run: RunFolder) -> None:
 
 
 def _check_same_clips(collection: Collection, run: RunFolder, data: str | Path) -> None:
-    if load_collection(run.split).list_hash() != collection.list_hash():
+    if load_collection(run.split, space=collection.space).list_hash() != collection.list_hash():
         raise ValueError(
             f"{run.path} was begun with other clips than {data} holds now; resume with the same "
             f"ones (they are listed in {run.split}), or start anew with --overwrite"
@@ -301,8 +303,7 @@ def announce_collection(collection: Collection, data: str | Path) -> None:
     """Print how `data` was read: its format, classes and clips, and what to know of them."""
     sizes = ", ".join(f"{len(table):,} {split}" for split, table in collection.splits.items())
     lines = [
-        f"{data} read as {collection.format}; {len(collection.class_names):,} classes, clips: "
-        f"{sizes}",
+        f"{data} read as {collection.format}; {collection.space.summary()}; clips: {sizes}",
         *(f"note: {note}" for note in collection.notes),
     ]
     for line in lines:
@@ -317,3 +318,6 @@ def _announce(model: VideoClassifier, collection: Collection, recipe: Recipe) ->
         f"({trained / total:.1%}){made}",
         highlight=False,
     )
+    flips = mirror(recipe.augment, collection.space)
+    if flips is not None:
+        console.print(f"flip {recipe.augment.flip}: {flips}", highlight=False, markup=False)

@@ -12,18 +12,22 @@ from rich.table import Table
 
 from stadapter.backbones.catalogue import BackboneEntry
 from stadapter.predict import Prediction
+from stadapter.tasks import Ranking
 
 
 def predictions_text(predictions: Sequence[Prediction], format: str) -> str:
-    """Predictions as "table", "json" (a list of objects) or "csv" (a line per file and class)."""
+    """Predictions as "table", "json" (a list of objects) or "csv" (a line per file and label).
+
+    Rankings of parts (verbs, nouns) have columns of their own in a table, entries in JSON, and in
+    CSV lines that column `part` tells apart from those of the whole label.
+    """
+    kinds = list(dict.fromkeys(kind for p in predictions for kind in p.parts))
     if format == "json":
         objects = [
             {
                 "path": p.path,
-                "predictions": [
-                    {"label": label, "score": round(score, 6)}
-                    for label, score in zip(p.labels, p.scores, strict=True)
-                ],
+                "predictions": _objects(_ranking(p)),
+                **{kind: _objects(ranking) for kind, ranking in p.parts.items()},
                 "error": p.error,
             }
             for p in predictions
@@ -32,22 +36,36 @@ def predictions_text(predictions: Sequence[Prediction], format: str) -> str:
     if format == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "rank", "label", "score", "error"])
+        writer.writerow(["path", "rank", "label", "score", "error", *(["part"] if kinds else [])])
         for p in predictions:
-            for rank, (label, score) in enumerate(zip(p.labels, p.scores, strict=True), 1):
-                writer.writerow([p.path, rank, label, f"{score:.6f}", ""])
+            for part, ranking in {"": _ranking(p), **p.parts}.items():
+                ending = ["", part] if kinds else [""]
+                for rank, (label, score) in enumerate(ranking, 1):
+                    writer.writerow([p.path, rank, label, f"{score:.6f}", *ending])
             if p.error:
-                writer.writerow([p.path, "", "", "", p.error])
+                writer.writerow([p.path, "", "", "", p.error, *([""] if kinds else [])])
         return text.getvalue()
     rows = [
         {
             "file": p.path,
-            "predictions": p.error
-            or "  ".join(f"{label} {s:.1%}" for label, s in zip(p.labels, p.scores, strict=True)),
+            "predictions": p.error or _line(_ranking(p)) or "(no class above the threshold)",
+            **{f"{kind}s": _line(p.parts.get(kind, [])) for kind in kinds},
         }
         for p in predictions
     ]
     return table_text(rows)
+
+
+def _ranking(prediction: Prediction) -> Ranking:
+    return list(zip(prediction.labels, prediction.scores, strict=True))
+
+
+def _objects(ranking: Ranking) -> list[dict[str, Any]]:
+    return [{"label": label, "score": round(score, 6)} for label, score in ranking]
+
+
+def _line(ranking: Ranking) -> str:
+    return "  ".join(f"{label} {score:.1%}" for label, score in ranking)
 
 
 def backbones_text(entries: Sequence[BackboneEntry], format: str) -> str:

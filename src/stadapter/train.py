@@ -2,9 +2,9 @@
 
 AdamW on what the method declares as trained, linear warm-up and cosine to zero, learning rate per
 256 clips, no decay on biases and norms (the published recipe, paper §4). The loop knows nothing
-about video files or methods. What a run needs to go on after an interruption is in `State`;
-together with clips that depend on (seed, epoch, clip) alone, a resumed run repeats the
-uninterrupted one.
+about video files, methods or what labels mean. What a run needs to go on after an interruption is
+in `State`; together with clips that depend on (seed, epoch, clip) and mixing that depends on (seed,
+step) alone, a resumed run repeats the uninterrupted one.
 """
 
 import json
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -28,9 +27,13 @@ from stadapter.data import (
     ClipDataset,
     ClipTable,
     EpochSampler,
+    LabelSpace,
+    Mirror,
     Preprocessing,
     SamplingConfig,
     TrainReader,
+    draw_mixing,
+    flipped_clips,
     make_loader,
 )
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
@@ -39,6 +42,7 @@ from stadapter.interrupt import interrupt_between_steps
 from stadapter.model import VideoClassifier
 from stadapter.progress import Bar, console, progress_bar
 from stadapter.run import RunFolder
+from stadapter.tasks import make_task
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,16 @@ class TrainConfig:
     clip_grad_norm: float | None = 1.0
     """Largest gradient norm; None does not clip."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes, 0 to below 1."""
+    """Share of the target spread over all classes, 0 to below 1; not for several labels per
+    clip."""
+    balance: Literal["none", "sampler", "loss"] = "none"
+    """Against rare classes being overlooked: "sampler" draws clips so that classes come equally
+    often, "loss" weights classes by how rare they are."""
+    mixup: float = 0.0
+    """Alpha of mixup: clips of a batch are blended, weights from Beta(alpha, alpha); 0 for none."""
+    cutmix: float = 0.0
+    """Alpha of CutMix: a rectangle of another clip, the same in all frames; 0 for none. With mixup
+    as well, each step takes one of the two."""
     precision: Precision = "fp32"
     """Of the matrix products: fp32 or bf16."""
     device: str = "auto"
@@ -82,7 +95,7 @@ class TrainConfig:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 1")
-        for name in ("warmup_epochs", "weight_decay"):
+        for name in ("warmup_epochs", "weight_decay", "mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be at least 0")
         if not self.lr > 0:
@@ -91,6 +104,8 @@ class TrainConfig:
             raise ValueError(f"clip_grad_norm ({self.clip_grad_norm}) must be above 0, or None")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing ({self.label_smoothing}) must be 0 to below 1")
+        if self.balance not in ("none", "sampler", "loss"):
+            raise ValueError(f"balance ({self.balance}) must be none, sampler or loss")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken ({self.max_broken}) must be a fraction, 0 to 1")
         if self.num_workers is not None and self.num_workers < 0:
@@ -105,8 +120,8 @@ class State:
     """Epoch to go on with."""
     step_in_epoch: int = 0
     """Steps of that epoch already done."""
-    best_top1: float = -1.0
-    """Best validation so far."""
+    best: float = -1.0
+    """Best validation so far, of the task's headline number."""
     broken: dict[int, BrokenClip] = field(default_factory=dict)
     """Unreadable training clips, by number."""
 
@@ -129,7 +144,7 @@ class Trainer:
         """Put the model on its device and build loader and optimiser.
 
         Args:
-            model: trained in place.
+            model: trained in place; its `info.space` says what a label is.
             table: training clips.
             config: settings of the loop.
             sampling: which frames make a clip.
@@ -138,6 +153,8 @@ class Trainer:
             run: folder for log, state and adapters; must be prepared.
             validate: scores the model on the validation clips.
         """
+        self.task = make_task(model.adapter_set.info.space)
+        self.task.check_smoothing(config.label_smoothing)
         device = pick_device(config.device)
         self.accelerator = Accelerator(cpu=device.type == "cpu")
         self.model = model.to(self.accelerator.device)
@@ -147,12 +164,18 @@ class Trainer:
         self.folder = run
         self.validate = validate
         self.state = State()
+        self.mirror = mirror(augment, self.task.space)
+        labels = torch.as_tensor(table.labels)
+        self.class_weights = None
+        if config.balance == "loss":
+            self.class_weights = self.task.class_weights(labels).to(self.accelerator.device)
         self.sampler = EpochSampler(
             len(table),
             shuffle=True,
             seed=config.seed,
             rank=self.accelerator.process_index,
             num_ranks=self.accelerator.num_processes,
+            weights=self.task.clip_weights(labels).numpy() if config.balance == "sampler" else None,
         )
         workers = default_num_workers() if config.num_workers is None else config.num_workers
         self.loader = make_loader(
@@ -170,6 +193,11 @@ class Trainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(
             self.model, torch.optim.AdamW(parameter_groups(model, config))
         )
+
+    @property
+    def headline(self) -> str:
+        """What the task's headline number on the validation clips is called in log and file."""
+        return f"val_{next(iter(self.task.numbers))}"
 
     @property
     def step(self) -> int:
@@ -238,11 +266,14 @@ class Trainer:
         scale = lr_schedule(self.step, self.steps_per_epoch, config)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale * self.accelerator.num_processes
-        video = self.preprocessing.normalize(video[:, 0].to(device, non_blocking=True))
+        video, targets = self._prepare(video, labels, clips)
         with autocast(device, config.precision):
             logits = self.wrapped(video)
-        loss = F.cross_entropy(
-            logits.float(), labels.to(device), label_smoothing=config.label_smoothing
+        loss = self.task.loss(
+            logits.float(),
+            targets,
+            smoothing=config.label_smoothing,
+            class_weights=self.class_weights,
         )
         value = loss.item()
         if not math.isfinite(value):
@@ -261,6 +292,21 @@ class Trainer:
         self.optimizer.step()
         return line
 
+    def _prepare(self, video: Tensor, labels: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """To the device, flipped, normalised and mixed: float (B, T, C, H, W), targets (B, K)."""
+        config, device = self.config, self.accelerator.device
+        video = video[:, 0].to(device, non_blocking=True)
+        targets = self.task.targets(labels.to(device))
+        if self.mirror is not None:
+            chosen = flipped_clips(clips.tolist(), seed=config.seed, epoch=self.state.epoch)
+            targets, flipped = self.mirror.flip(targets, chosen)
+            video = torch.where(flipped[:, None, None, None, None], video.flip(-1), video)
+        video = self.preprocessing.normalize(video)
+        mixing = draw_mixing(
+            len(video), mixup=config.mixup, cutmix=config.cutmix, seed=config.seed, step=self.step
+        )
+        return mixing.apply(video, targets) if mixing else (video, targets)
+
     def _finish_epoch(self, losses: list[float]) -> Scores | None:
         """Validate, keep what is best, write the adapters and the state."""
         state, config = self.state, self.config
@@ -268,25 +314,26 @@ class Trainer:
         state.step_in_epoch = 0
         line: dict[str, Any] = {"step": self.step, "epoch": state.epoch}
         line["train_loss"] = sum(losses) / len(losses) if losses else None
-        scores = None
+        scores = value = None
         if state.epoch % config.eval_every == 0 or state.epoch == config.epochs:
             scores = self.validate(self.model)
-            line["val_top1"] = scores.top1
-            self._note_scores(scores)
+            value = line[self.headline] = scores.headline
+            self._note_scores(value, len(scores.labels))
         if self.accelerator.is_main_process:
             self.model.save_pretrained(self.folder.path)
-            if scores is not None and scores.top1 > state.best_top1:
-                state.best_top1 = scores.top1
+            # Undefined counts as 0, so that there is a best epoch in any case.
+            if scores is not None and (value or 0.0) > state.best:
+                state.best = value or 0.0
                 self.model.save_pretrained(self.folder.state / "best")
             self._log(line)
             self.save_state()
         return scores
 
-    def _note_scores(self, scores: Scores) -> None:
+    def _note_scores(self, value: float | None, num_clips: int) -> None:
         adapter_set = self.model.adapter_set
         noted = {
-            "val_top1": scores.top1,
-            "num_clips": len(scores.labels),
+            self.headline: value,
+            "num_clips": num_clips,
             "epoch": self.state.epoch,
         }
         adapter_set.info = replace(adapter_set.info, scores=noted)
@@ -320,7 +367,7 @@ class Trainer:
         content = {
             "epoch": self.state.epoch,
             "step_in_epoch": self.state.step_in_epoch,
-            "best_top1": self.state.best_top1,
+            "best": self.state.best,
             "broken": [(b.clip, b.path, b.reason) for b in self.state.broken.values()],
             "trained": {name: p.detach() for name, p in self.model.trained_parameters()},
             "optimizer": self.optimizer.state_dict(),
@@ -346,7 +393,7 @@ class Trainer:
         self.state = State(
             epoch=content["epoch"],
             step_in_epoch=content["step_in_epoch"],
-            best_top1=content["best_top1"],
+            best=content["best"],
             broken={clip.clip: clip for clip in broken},
         )
         _cut_log(self.folder.log, self.step)
@@ -356,6 +403,11 @@ class Trainer:
         console.print(
             f"resuming at epoch {self.state.epoch + 1} of {self.config.epochs}, step {self.step}"
         )
+
+
+def mirror(augment: AugmentConfig, space: LabelSpace) -> Mirror | None:
+    """How training clips are flipped; None if they are not."""
+    return None if augment.flip == "off" else Mirror(space, swaps=augment.flip == "auto")
 
 
 def parameter_groups(model: VideoClassifier, config: TrainConfig) -> list[dict[str, Any]]:

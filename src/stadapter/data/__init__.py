@@ -19,6 +19,8 @@ from stadapter.data.dataset import (
     make_loader,
 )
 from stadapter.data.labels import LabelSpace
+from stadapter.data.mirror import Mirror, flipped_clips
+from stadapter.data.mixing import draw_mixing
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
@@ -34,6 +36,7 @@ __all__ = [
     "Collection",
     "EpochSampler",
     "LabelSpace",
+    "Mirror",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",
@@ -42,7 +45,9 @@ __all__ = [
     "VideoError",
     "VideoReader",
     "check_trainable",
+    "draw_mixing",
     "find_videos",
+    "flipped_clips",
     "load_collection",
     "make_loader",
     "read_clip",

@@ -5,8 +5,10 @@ size and an interruption change nothing. Epoch and clip travel together as the s
 because workers that outlive an epoch keep their own copy of the dataset.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -22,7 +24,7 @@ from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, read_clip
 
 Key = tuple[int, int]
-"""(epoch, clip)"""
+"""(epoch, clip); see `EpochSampler` for clips that come several times in an epoch."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,10 @@ class TestReader:
 class EpochSampler(Sampler[Key]):
     """Keys of one epoch: a seeded shuffle or the table's order, and only this rank's share.
 
+    With `weights` an epoch has as many keys as clips, but draws clip i in proportion to
+    `weights[i]`: its expected number of times, rounded down or up. The first number of a key then
+    counts on where a clip comes again, so that it looks different each time.
+
     `skip` leaves out the first keys of the epoch, to go on where a run was interrupted.
     """
 
@@ -144,12 +150,14 @@ class EpochSampler(Sampler[Key]):
         seed: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.num_clips = num_clips
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.num_ranks = num_ranks
+        self.draws = None if weights is None else weights / weights.sum() * num_clips
         self.epoch = 0
         self.skip = 0
 
@@ -159,10 +167,27 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         order = list(range(self.num_clips))
+        random = Random(f"{self.seed}/{self.epoch}")
         if self.shuffle:
-            Random(f"{self.seed}/{self.epoch}").shuffle(order)
-        own = order[self.rank :: self.num_ranks]
-        yield from ((self.epoch, clip) for clip in own[self.skip :])
+            random.shuffle(order)
+        keys: Iterable[Key] = ((self.epoch, clip) for clip in order)
+        if self.draws is not None:
+            keys = self._balanced(order, self.draws, random)
+        yield from islice(keys, self.rank + self.skip * self.num_ranks, None, self.num_ranks)
+
+    def _balanced(self, order: list[int], draws: NDArray[np.float64], random: Random) -> list[Key]:
+        """Systematic sampling: clips side by side on a line, each as long as its expected number of
+        draws, and a comb of distance 1 laid over it."""
+        clips = np.array(order)
+        clips = clips[np.argsort(draws[clips], kind="stable")]  # each class gets its share exactly
+        ends = np.cumsum(draws[clips])
+        comb = np.arange(len(clips)) + random.random()
+        places = np.searchsorted(ends, comb, side="right").clip(max=len(clips) - 1)
+        repeats = np.arange(len(places)) - np.searchsorted(places, places)
+        first = self.epoch * (math.floor(draws.max()) + 1)  # no clip comes more often in an epoch
+        keys = list(zip((first + repeats).tolist(), clips[places].tolist(), strict=True))
+        random.shuffle(keys)
+        return keys
 
 
 def collate(samples: Sequence[ClipSample | BrokenClip]) -> Batch:

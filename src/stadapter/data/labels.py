@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 TaskName = Literal["single_label", "multi_label", "verb_noun"]
 
 VOCABULARIES: dict[TaskName, tuple[str, ...]] = {
@@ -17,6 +20,11 @@ VOCABULARIES: dict[TaskName, tuple[str, ...]] = {
     "verb_noun": ("verb", "noun"),
 }
 """Names of each task's vocabularies, in the order of the logits."""
+_PLURALS: dict[TaskName, tuple[str, ...]] = {
+    "single_label": ("classes",),
+    "multi_label": ("classes",),
+    "verb_noun": ("verbs", "nouns"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,40 @@ class LabelSpace:
         prefixes = VOCABULARIES[self.task]
         pairs = zip(prefixes, self.vocabularies, strict=True)
         return tuple(f"{prefix}:{name}" for prefix, names in pairs for name in names)
+
+    def named_vocabularies(self) -> dict[str, tuple[str, ...]]:
+        """What the names of each vocabulary are called ("classes", "verbs", "nouns") -> names."""
+        return dict(zip(_PLURALS[self.task], self.vocabularies, strict=True))
+
+    def summary(self) -> str:
+        """For people: "3 classes", "157 classes, any number per clip", "97 verbs, 300 nouns"."""
+        vocabularies = self.named_vocabularies().items()
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in vocabularies)
+        return counts + (", any number per clip" if self.task == "multi_label" else "")
+
+    @classmethod
+    def single_label(cls, names: Sequence[str]) -> "LabelSpace":
+        """Exactly one of these classes per clip."""
+        return cls("single_label", (tuple(names),))
+
+    def label_names(self, label: ArrayLike) -> tuple[str, ...]:
+        """Names of one label's classes: one, any number, or verb and noun.
+
+        `label` is an index, a bool for each class, or an index for each vocabulary.
+        """
+        row = np.atleast_1d(np.asarray(label))
+        if row.dtype == bool:
+            return tuple(self.class_names[k] for k in np.flatnonzero(row))
+        return tuple(names[k] for names, k in zip(self.vocabularies, row, strict=True))
+
+    def label_name(self, label: ArrayLike) -> str:
+        """One label to read: "cup", "run|laugh" (empty for no class), "take|cup"."""
+        names = self.label_names(label)
+        return names[0] if self.task == "single_label" else join_names(names)
+
+    def split_label_name(self, text: str) -> tuple[str, ...]:
+        """The `label_names` of a `label_name`."""
+        return (text,) if self.task == "single_label" else tuple(split_names(text))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""

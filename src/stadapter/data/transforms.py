@@ -90,8 +90,10 @@ class AugmentConfig:
     """Smallest and largest area of the random crop, as a fraction of the frame."""
     crop_ratio: tuple[float, float] = (0.75, 1.3333)
     """Narrowest and widest aspect ratio of the crop, relative to that of the resolution."""
-    flip: bool = False
-    """Mirror half of the clips left to right. Off, since it breaks classes that name a side."""
+    flip: Literal["off", "on", "auto"] | bool = "off"
+    """Mirror half of the clips left to right. "on" keeps their labels, which breaks classes that
+    name a side; "auto" swaps labels such as "push left" and "push right", and leaves clips alone
+    whose class names a side without a counterpart."""
     rand_augment: int = 0
     """Number of RandAugment operations per clip (4 in the published SSv2 recipe); 0 for none."""
     rand_augment_magnitude: int = 7
@@ -100,6 +102,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
         object.__setattr__(self, "crop_ratio", tuple(self.crop_ratio))
+        if isinstance(self.flip, bool):  # as YAML reads a bare on or off
+            object.__setattr__(self, "flip", "on" if self.flip else "off")
+        if self.flip not in ("off", "on", "auto"):
+            raise ValueError(f"flip {self.flip!r} must be off, on or auto")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {self.crop_scale} must be 0 < smallest <= largest <= 1")
@@ -110,7 +116,8 @@ class AugmentConfig:
             raise ValueError("rand_augment must be at least 0 and its magnitude 0 to 30")
 
     def apply(self, frames: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """One random training clip, from torch's global random state.
+        """One random training clip, from torch's global random state; not yet flipped, since that
+        concerns the label too (`mirror.py`).
 
         Args:
             frames: uint8 (T, C, h, w)
@@ -127,13 +134,12 @@ class AugmentConfig:
         top, left, h, w = v2.RandomResizedCrop.get_params(
             frames, scale=list(self.crop_scale), ratio=list(ratio)
         )
-        frames = frames[..., top : top + h, left : left + w]
+        # Of a frame a few pixels small, a crop may round to nothing.
+        frames = frames[..., top : top + max(1, h), left : left + max(1, w)]
         frames = resize(frames, (H, W), preprocessing.interpolation)
         if self.rand_augment:
             augment = v2.RandAugment(self.rand_augment, self.rand_augment_magnitude)
             frames = augment(frames)
-        if self.flip and torch.rand(()) < 0.5:
-            frames = frames.flip(-1)
         return frames
 
 

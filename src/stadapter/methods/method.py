@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from stadapter.backbones import Backbone, TokenShape
+from stadapter.data.labels import LabelSpace
 from stadapter.methods.heads import LinearHead
 
 Site = Literal["attention", "mlp"]
@@ -49,14 +50,19 @@ class MethodConfig(ABC):
 class TaskInfo:
     """What must be remembered about a task between training and use; saved with its adapters."""
 
-    class_names: tuple[str, ...]
-    """Names of the K classes, in the order of the logits."""
+    space: LabelSpace
+    """The classes, and what a label may be; K is its `num_outputs`."""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     """How frames become pixels (`stadapter.data.Preprocessing`), as plain JSON."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Which frames make a clip (`stadapter.data.SamplingConfig`), as plain JSON."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     """What the adapters reached, and on what."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes, in the order of the logits."""
+        return self.space.class_names
 
 
 class AdapterSet(nn.Module):
@@ -86,7 +92,7 @@ class AdapterSet(nn.Module):
         super().__init__()
         self.config = config
         self.head = head
-        self.info = TaskInfo(tuple(str(k) for k in range(head.num_classes)))
+        self.info = TaskInfo(LabelSpace.single_label([str(k) for k in range(head.num_classes)]))
         self.adapters = nn.ModuleDict({site: nn.ModuleDict() for site in SITES})
         for (site, block), module in (adapters or {}).items():
             slot = self.adapters[site]

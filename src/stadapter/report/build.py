@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.atomic import write_text
+from stadapter.data import LabelSpace
+from stadapter.data.labels import VOCABULARIES
 from stadapter.report.charts import Series, legend, line_chart
 from stadapter.report.clips import class_examples, make_strips
 from stadapter.report.details import run_details
@@ -53,7 +55,7 @@ def write_report(
         _head(title, records, results),
         _results_table(results),
         _curves(records),
-        *(_recalls(group) for group in groups),
+        *(_class_scores(group) for group in groups),
         *(class_examples(group, strip) for group in groups),
         *(run_details(run, strip, i, alone=len(runs) == 1) for i, run in enumerate(records)),
         _versions(records),
@@ -63,11 +65,11 @@ def write_report(
 
 
 def _same_classes(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Runs with scores, by their list of classes."""
-    groups: dict[tuple[str, ...], list[RunRecord]] = {}
+    """Runs with scores of each class, by their classes."""
+    groups: dict[LabelSpace, list[RunRecord]] = {}
     for run in records:
-        if run.confusion is not None:
-            groups.setdefault(run.class_names, []).append(run)
+        if run.class_scores():
+            groups.setdefault(run.space, []).append(run)
     return list(groups.values())
 
 
@@ -81,9 +83,9 @@ def _head(title: str, records: Sequence[RunRecord], results: Sequence[Mapping[st
     tiles = [
         _score_tile(
             run,
-            "Top-1" if alone else run.name,
+            run.headline[1] if alone else run.name,
             "" if alone else _trained(run, results),
-            best=run is best and run.top1 is not None,
+            best=run is best and run.score is not None,
         )
         for run in records
     ]
@@ -105,8 +107,8 @@ def _what_on_what(records: Sequence[RunRecord]) -> list[str]:
         weights = "" if run.config.backbone_pretrained else " with random weights"
         first = run.recipe.partition("\n")[0]
         data = f" from {first[8:]}" if first.startswith("# data: ") else ""
-        num_classes = len(run.config.info.class_names)
-        task = f"on backbone {run.config.backbone_id}{weights}, {num_classes} classes{data}"
+        classes = run.config.info.space.summary()
+        task = f"on backbone {run.config.backbone_id}{weights}, {classes}{data}"
         name = run.config.method.name
         alias = "" if len(records) == 1 or run.name == name else f"{run.name}: "
         methods.setdefault(task, []).append(f"{alias}{name}")
@@ -114,14 +116,16 @@ def _what_on_what(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _score_tile(run: RunRecord, name: str, more: str, *, best: bool) -> str:
-    if run.top1 is None:
-        return tile(name, "not scored", "no metrics.json that can be read")
+    if run.score is None:
+        undefined = run.metrics.get(run.headline[0], "") is None
+        reason = "not defined on these clips" if undefined else "no metrics.json that can be read"
+        return tile(name, "not scored", reason)
     lines = [_clips_scored(run), more]
-    interval = run.metrics.get("top1_interval95")
+    interval = run.metrics.get(f"{run.headline[0]}_interval95")
     ends = [number(x) for x in interval] if isinstance(interval, list) else []
     if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
         lines.insert(0, f"95% interval {percent(ends[0])} to {percent(ends[1])}")
-    return tile(name, percent(run.top1), "<br>".join(line for line in lines if line), best=best)
+    return tile(name, percent(run.score), "<br>".join(line for line in lines if line), best=best)
 
 
 def _clips_scored(run: RunRecord) -> str:
@@ -141,13 +145,23 @@ def _trained(run: RunRecord, results: Sequence[Mapping[str, Any]]) -> str:
     return f"trains {trained:,.0f} parameters{share}"
 
 
+_MEANINGS = {
+    "top5": "label among the five most probable",
+    "mean_class": "average of the recalls",
+    "micro_AP": "all pairs of clip and class ranked together",
+    "micro_F1": "classes above 50%, all clips together",
+    "macro_F1": "classes above 50%, average over classes",
+}
+"""What a number says, by how its name ends."""
+
+
 def _more_tiles(run: RunRecord, results: Sequence[Mapping[str, Any]]) -> list[str]:
     tiles = []
-    mean_class, top5 = (number(run.metrics.get(key)) for key in ("mean_class", "top5"))
-    if mean_class is not None:
-        tiles.append(tile("Mean class accuracy", percent(mean_class), "average of the recalls"))
-    if top5 is not None:
-        tiles.append(tile("Top-5", percent(top5), "label among the five most probable"))
+    for key, name in list(run.task.numbers.items())[1:]:
+        value = number(run.metrics.get(key))
+        if value is not None:
+            sub = next((text for end, text in _MEANINGS.items() if key.endswith(end)), "")
+            tiles.append(tile(name, percent(value), sub))
     if run.num_trained is not None and run.file_bytes is not None:
         sub = f"in a file of {size(run.file_bytes)}<br>{_trained(run, results) if results else ''}"
         tiles.append(tile("Trained parameters", f"{run.num_trained:,}", sub))
@@ -210,12 +224,14 @@ def _curves(records: Sequence[RunRecord]) -> str:
     loss = [Series(run.name, run.history.loss, styles[run.name]) for run in records]
     if len(records) == 1:
         loss.insert(0, Series("each step", _thinned(records[0].history.step_loss), 0, faint=True))
-    top1 = [Series(run.name, run.history.val_top1, styles[run.name]) for run in records]
-    key = legend(top1) if len(records) > 1 else ""
+    val = [Series(run.name, run.history.val, styles[run.name]) for run in records]
+    key = legend(val) if len(records) > 1 else ""
     steps = "; the thin line is each step" if len(records) == 1 else ""
     charts = [
         _chart(loss, f"<b>Training loss</b>, mean of each epoch at its end{steps}"),
-        _chart(top1, "<b>Top-1 on the validation clips</b>", percent=True),
+        _chart(
+            val, f"<b>{best_run(records).headline[1]} on the validation clips</b>", percent=True
+        ),
     ]
     return f'<h2 id="curves">Curves</h2>{key}<div class="charts">{"".join(charts)}</div>'
 
@@ -240,25 +256,35 @@ def _thinned(points: Sequence[Point], most: int = 400) -> list[Point]:
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _recalls(group: Sequence[RunRecord]) -> str:
-    columns = [_recall(run) for run in group]
-    names = group[0].class_names
-    counts = [sum(row) for row in group[0].confusion or []]
-    rows = [
-        [escape(name), f"{counts[k]:,}", *(bar(column[k]) for column in columns)]
-        for k, name in enumerate(names)
-    ]
-    header = ["Class", "Clips", *(run.name if len(group) > 1 else "Recall" for run in group)]
-    box = table(header, rows, kinds=["", "num", *["bar"] * len(group)], tall=len(names) > 30)
-    return (
-        "<h2>Recall of each class</h2><p>The share of a class's clips that are recognised as that "
-        f"class.</p>{box}"
+def _class_scores(group: Sequence[RunRecord]) -> str:
+    first, scores = group[0], [run.class_scores() for run in group]
+    exclusive = first.task.exclusive
+    score = "Recall" if exclusive else "Average precision"
+    meaning = (
+        "The share of a class's clips that are recognised as that class."
+        if exclusive
+        else "How well the scores of a class rank its clips above the others: 100% if above all."
     )
-
-
-def _recall(run: RunRecord) -> list[float | None]:
-    rows = run.confusion or []
-    return [row[k] / sum(row) if sum(row) else None for k, row in enumerate(rows)]
+    parts = []
+    kinds = zip(VOCABULARIES[first.space.task], first.space.vocabularies, strict=True)
+    for kind, names in kinds:
+        if not all(kind in found for found in scores):
+            continue
+        rows = [
+            [
+                escape(name),
+                f"{scores[0][kind][k][0]:,}",
+                *(bar(found[kind][k][1]) for found in scores),
+            ]
+            for k, name in enumerate(names)
+        ]
+        word = "class" if kind == "label" else kind
+        header = [word.capitalize(), "Clips"]
+        header += [run.name if len(group) > 1 else score for run in group]
+        columns = ["", "num", *["bar"] * len(group)]
+        box = table(header, rows, kinds=columns, tall=len(names) > 30)
+        parts.append(f"<h2>{score} of each {word}</h2><p>{meaning}</p>{box}")
+    return "".join(parts)
 
 
 def _versions(records: Sequence[RunRecord]) -> str:

@@ -33,8 +33,10 @@ def class_examples(group: Sequence[RunRecord], strip: Strip) -> str:
     run = best_run(group)
     by_class: dict[str, ScoredClip] = {}
     for clip in sorted(run.clips, key=lambda clip: not clip.correct):
-        by_class.setdefault(clip.label, clip)
-    names = [name for name in run.class_names if name in by_class]
+        classes = run.space.split_label_name(clip.label)
+        for name in classes[:1] if run.task.exclusive else classes:  # of a pair, the verb
+            by_class.setdefault(name, clip)
+    names = [name for name in run.space.vocabularies[0] if name in by_class]
     if not names:
         return ""
     items = [_clip_item(run, by_class[name], strip, title=name) for name in names[:MAX_EXAMPLES]]
@@ -66,14 +68,16 @@ def worst_clips(run: RunRecord, strip: Strip) -> str:
 
 def _clip_item(run: RunRecord, clip: ScoredClip, strip: Strip, *, title: str | None) -> str:
     file = f'<span class="small" title="{escape(clip.path)}">{escape(Path(clip.path).name)}</span>'
+    prediction = escape(clip.prediction or "no class")
     if title is None:
         what = (
-            f"<b>{escape(clip.label)}</b> at {percent(clip.label_score)}<br>"
-            f"predicted {escape(clip.prediction)} at {percent(clip.score)}<br>{file}"
+            f"<b>{escape(clip.label or 'no class')}</b> at {percent(clip.label_score)}<br>"
+            f"predicted {prediction} at {percent(clip.score)}<br>{file}"
         )
     else:
-        wrong = "" if clip.correct else f"predicted {escape(clip.prediction)}<br>"
-        what = f"<b>{escape(title)}</b><br>{wrong}{file}"
+        whole = "" if clip.label == title else f"{escape(clip.label)}<br>"
+        wrong = "" if clip.correct else f"predicted {prediction}<br>"
+        what = f"<b>{escape(title)}</b><br>{whole}{wrong}{file}"
     return f'<li><div class="what">{what}</div>{strip(run, clip.path)}</li>'
 
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from stadapter.data.labels import VOCABULARIES
 from stadapter.report.charts import confusion_matrix
 from stadapter.report.clips import Strip, worst_clips
 from stadapter.report.page import duration, escape, facts, note, percent, plural, size, table
 from stadapter.report.record import RunRecord, number
+from stadapter.tasks import TASKS
 
 MAX_MATRIX = 100
 """Classes up to which the confusion matrix is drawn."""
@@ -14,8 +16,6 @@ MAX_LISTED = 200
 """Unreadable files listed."""
 
 _NAMES = {
-    "mean_class": "Mean class accuracy",
-    "top5": "Top-5",
     "split": "Split",
     "num_temporal_views": "Temporal views",
     "num_spatial_views": "Spatial views",
@@ -24,12 +24,14 @@ _NAMES = {
     "resolution": "Resolution",
     "precision": "Precision",
     "selected": "Weights of",
+    "flip": "Flips",
 }
 _NOT_SETTINGS = frozenset(
     [
-        *("top1", "top1_interval95", "top5", "mean_class", "num_clips", "num_broken", "broken"),
-        *("broken_train", "class_names", "clip_list_sha256", "confusion_matrix", "seconds"),
-        "versions",
+        *("num_clips", "num_broken", "broken", "broken_train", "class_names", "label_space"),
+        *("clip_list_sha256", "average_precision", "clips_per_class", "seconds", "versions"),
+        *(name for task in TASKS.values() for name in (*task.numbers, *task.matrices.values())),
+        *(f"{name}_interval95" for task in TASKS.values() for name in task.numbers),
     ]
 )
 
@@ -41,7 +43,7 @@ def run_details(run: RunRecord, strip: Strip, index: int, *, alone: bool) -> str
         f'<h2 id="run{index}">{heading}</h2>',
         *(note(text) for text in run.notes),
         _facts(run, alone=alone),
-        _confusion(run),
+        *(_confusion(run, kind) for kind in run.confusions),
         worst_clips(run, strip),
         _broken(run),
     ]
@@ -55,13 +57,15 @@ def _facts(run: RunRecord, *, alone: bool) -> str:
     """What is not in the tiles of a page about this run alone."""
     metrics = run.metrics
     entries = []
-    for key in () if alone else ("mean_class", "top5"):
+    for key, name in () if alone else list(run.task.numbers.items())[1:]:
         value = number(metrics.get(key))
         if value is not None:
-            entries.append((_NAMES[key], percent(value)))
-    if run.confusion and sum(map(sum, run.confusion)):
-        counts = [sum(row) for row in run.confusion]
-        entries.append(("Guessing the largest class", percent(max(counts) / sum(counts))))
+            entries.append((name, percent(value)))
+    for kind, confusion in run.confusions.items():
+        counts = [sum(row) for row in confusion]
+        if sum(counts):
+            name = f"Guessing the largest {_word(kind)}"
+            entries.append((name, percent(max(counts) / sum(counts))))
     for key, value in metrics.items():
         if key not in _NOT_SETTINGS and not isinstance(value, dict):
             entries.append((_NAMES.get(key, key), escape(_context_value(key, value))))
@@ -85,31 +89,37 @@ def _context_value(key: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _confusion(run: RunRecord) -> str:
-    if run.confusion is None:
-        return ""
-    names = run.class_names
+def _word(kind: str) -> str:
+    """What a class of this vocabulary is called."""
+    return "class" if kind == "label" else kind
+
+
+def _confusion(run: RunRecord, kind: str) -> str:
+    confusion = run.confusions[kind]
+    vocabularies = zip(VOCABULARIES[run.space.task], run.space.vocabularies, strict=True)
+    names, of = dict(vocabularies)[kind], "" if kind == "label" else f" of {kind}s"
     pairs = sorted(
         (-count, i, j)
-        for i, row in enumerate(run.confusion)
+        for i, row in enumerate(confusion)
         for j, count in enumerate(row)
         if count and i != j
     )
     matrix, most = "", 30
     if len(names) <= MAX_MATRIX:
-        picture = confusion_matrix(run.confusion, names)
+        picture = confusion_matrix(confusion, names)
         matrix = (
             "<p>True classes down, predictions across; numbers are clips, colour is the share of "
             f'the row.</p><div class="scroll pad" tabindex="0">{picture}</div>'
         )
         most = 6
     rows = [
-        [escape(names[i]), escape(names[j]), f"{-n:,}", percent(-n / sum(run.confusion[i]))]
+        [escape(names[i]), escape(names[j]), f"{-n:,}", percent(-n / sum(confusion[i]))]
         for n, i, j in pairs[:most]
     ]
-    header = ["True class", "Predicted as", "Clips", "Of the class"]
+    word = _word(kind)
+    header = [f"True {word}", "Predicted as", "Clips", f"Of the {word}"]
     box = table(header, rows, kinds=["", "", "num", "num"]) if rows else "<p>None.</p>"
-    return f"<h3>Confusion</h3>{matrix}<h3>Most confused pairs</h3>{box}"
+    return f"<h3>Confusion{of}</h3>{matrix}<h3>Most confused pairs{of}</h3>{box}"
 
 
 def _broken(run: RunRecord) -> str:

@@ -14,8 +14,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from stadapter.checkpoint import TENSORS, AdapterConfig, load_adapter_config
+from stadapter.data import LabelSpace
+from stadapter.data.labels import VOCABULARIES
 from stadapter.evaluate import read_predictions
 from stadapter.run import RunFolder
+from stadapter.tasks import Task, make_task
 
 Point = tuple[float, float]
 
@@ -34,7 +37,7 @@ class ScoredClip:
 
     @property
     def correct(self) -> bool:
-        """Whether the prediction is the label."""
+        """Whether the prediction is the label, in all its parts."""
         return self.label == self.prediction
 
 
@@ -46,8 +49,8 @@ class History:
     """Mean training loss of each epoch, at the epoch's end."""
     step_loss: list[Point] = field(default_factory=list)
     """Training loss of each step."""
-    val_top1: list[Point] = field(default_factory=list)
-    """Top-1 on the validation clips."""
+    val: list[Point] = field(default_factory=list)
+    """The task's headline number on the validation clips."""
 
 
 @dataclass
@@ -62,8 +65,8 @@ class RunRecord:
     file_bytes: int | None = None
     """Size of the adapter file."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    confusion: list[list[int]] | None = None
-    """(K, K), true classes down; None if metrics.json has none that fits."""
+    confusions: dict[str, list[list[int]]] = field(default_factory=dict)
+    """Vocabulary -> (K, K), true classes down; without those that metrics.json lacks."""
     clips: list[ScoredClip] = field(default_factory=list)
     history: History = field(default_factory=History)
     recipe: str = ""
@@ -71,22 +74,57 @@ class RunRecord:
     """What could not be read, for the reader of the report."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, from the metrics or else the adapter."""
-        names = self.metrics.get("class_names")
+    def space(self) -> LabelSpace:
+        """The classes and what a label is, from the metrics or else the adapter."""
+        content, names = (self.metrics.get(key) for key in ("label_space", "class_names"))
+        if isinstance(content, dict):
+            try:
+                return LabelSpace.from_dict(content)
+            except (ValueError, TypeError):
+                pass
         if isinstance(names, list):
-            return tuple(map(str, names))
-        return self.config.info.class_names if self.config else ()
+            return LabelSpace.single_label(list(map(str, names)))
+        return self.config.info.space if self.config else LabelSpace.single_label(())
 
     @property
-    def top1(self) -> float | None:
-        """Fraction of clips classified correctly."""
-        return number(self.metrics.get("top1"))
+    def task(self) -> Task:
+        """What its numbers mean."""
+        return make_task(self.space)
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """Entry of metrics.json with the number that runs are compared by, and its name."""
+        return next(iter(self.task.numbers.items()))
+
+    @property
+    def score(self) -> float | None:
+        """That number, 0 to 1."""
+        return number(self.metrics.get(self.headline[0]))
+
+    def class_scores(self) -> dict[str, list[tuple[int, float | None]]]:
+        """Vocabulary -> clips and score of each class: recall, or average precision where classes
+        do not exclude each other; None for a class without clips."""
+        found = {
+            kind: [
+                (sum(row), row[k] / sum(row) if sum(row) else None) for k, row in enumerate(rows)
+            ]
+            for kind, rows in self.confusions.items()
+        }
+        counts, scores = (self.metrics.get(key) for key in ("clips_per_class", "average_precision"))
+        K = self.space.num_outputs
+        if (
+            isinstance(counts, list)
+            and isinstance(scores, list)
+            and len(counts) == len(scores) == K
+        ):
+            pairs = zip(counts, scores, strict=True)
+            found["label"] = [(int(number(n) or 0), number(score)) for n, score in pairs]
+        return found
 
 
 def best_run(runs: Sequence[RunRecord]) -> RunRecord:
-    """The run with the highest top-1; the first of equals."""
-    return max(runs, key=lambda run: -1.0 if run.top1 is None else run.top1)
+    """The run with the highest score; the first of equals."""
+    return max(runs, key=lambda run: -1.0 if run.score is None else run.score)
 
 
 def read_run(name: str, folder: RunFolder) -> RunRecord:
@@ -139,11 +177,13 @@ def _read_metrics(run: RunRecord) -> None:
         run.notes.append(f"No scores are shown: {_what(run.folder.metrics, error)}")
         return
     run.metrics = metrics
-    counts, K = metrics.get("confusion_matrix"), len(run.class_names)
-    if _is_square(counts, K):
-        run.confusion = counts
-    else:
-        run.notes.append(f"{run.folder.metrics.name} has no confusion matrix of {K} classes.")
+    sizes = zip(VOCABULARIES[run.space.task], map(len, run.space.vocabularies), strict=True)
+    for kind, K in sizes:
+        key = run.task.matrices.get(kind)
+        if key is not None and _is_square(metrics.get(key), K):
+            run.confusions[kind] = metrics[key]
+        elif key is not None:
+            run.notes.append(f"{run.folder.metrics.name} has no confusion matrix of {K} classes.")
 
 
 def _is_square(counts: Any, num_classes: int) -> bool:
@@ -161,7 +201,7 @@ def _scored_clip(row: Mapping[str, str]) -> ScoredClip:
         label=row["label"],
         prediction=row["prediction"],
         score=float(row["score"]),
-        label_score=float(row[f"score:{row['label']}"]),
+        label_score=float(row["label_score"]),
     )
 
 
@@ -179,8 +219,8 @@ def _read_log(run: RunRecord) -> None:
             f"{num_bad} of {len(texts)} lines of {path.name} cannot be read (the run was "
             "probably interrupted while writing); the curves leave them out."
         )
-    run.history = _history(lines)
-    if not run.history.loss and not run.history.val_top1:
+    run.history = _history(lines, f"val_{run.headline[0]}")
+    if not run.history.loss and not run.history.val:
         run.notes.append(f"{path.name} holds no training loss and no validation.")
 
 
@@ -192,14 +232,14 @@ def _log_line(text: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and number(line.get("epoch")) is not None else None
 
 
-def _history(lines: list[dict[str, Any]]) -> History:
+def _history(lines: list[dict[str, Any]], val_key: str) -> History:
     """Step lines count epochs from 0, and epoch lines say how many are done."""
     steps: dict[int, list[float]] = {}
     loss: dict[int, float] = {}
-    val_top1: dict[int, float] = {}
+    val: dict[int, float] = {}
     for line in lines:
         epoch = int(line["epoch"])
-        for key, into in (("train_loss", loss), ("val_top1", val_top1)):
+        for key, into in (("train_loss", loss), (val_key, val)):
             value = number(line.get(key))
             if value is not None:
                 into[epoch] = value
@@ -216,7 +256,7 @@ def _history(lines: list[dict[str, Any]]) -> History:
             for epoch, values in sorted(steps.items())
             for i, value in enumerate(values)
         ],
-        val_top1=sorted((float(epoch), value) for epoch, value in val_top1.items()),
+        val=sorted((float(epoch), value) for epoch, value in val.items()),
     )
 
 

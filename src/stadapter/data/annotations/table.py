@@ -145,18 +145,11 @@ class ClipTable:
 
     def label_names(self, clip: int) -> tuple[str, ...]:
         """Names of a clip's classes: one, any number, or verb and noun."""
-        label = self.labels[clip]
-        if self.space.task == "single_label":
-            return (self.space.vocabularies[0][label],)
-        if self.space.task == "multi_label":
-            return tuple(self.space.vocabularies[0][k] for k in np.flatnonzero(label))
-        pairs = zip(self.space.vocabularies, label, strict=True)
-        return tuple(names[k] for names, k in pairs)
+        return self.space.label_names(self.labels[clip])
 
     def label_name(self, clip: int) -> str:
         """A clip's label to read: "cup", "run|laugh", "take|cup"."""
-        names = self.label_names(clip)
-        return names[0] if self.space.task == "single_label" else join_names(names)
+        return self.space.label_name(self.labels[clip])
 
     def take(self, clips: Sequence[int] | NDArray[np.int64]) -> "ClipTable":
         """The table of these clips, in this order."""
