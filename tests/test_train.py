@@ -28,6 +28,7 @@ from stadapter.recipe import Recipe, train_recipe
 from stadapter.train import TrainConfig, Trainer, lr_schedule, parameter_groups
 
 RUN_FILES = [
+    "broken.csv",
     CARD,
     CONFIG,
     TENSORS,

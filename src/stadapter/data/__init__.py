@@ -1,20 +1,28 @@
 """From video files and labels to batches. Knows no models."""
 
 from stadapter.data.annotations import ClipTable, Collection, check_trainable, load_collection
-from stadapter.data.dataset import (
-    Batch,
+from stadapter.data.broken import (
     BrokenClip,
     BrokenLimit,
+    OnBroken,
+    TooManyBrokenError,
+    count_by_reason,
+    merge_broken,
+    skipped,
+    write_broken,
+)
+from stadapter.data.dataset import (
+    Batch,
     ClipDataset,
     EpochSampler,
     TestReader,
-    TooManyBrokenError,
     TrainReader,
     make_loader,
 )
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
+from stadapter.data.watchdog import WorkerKilledError, naming_killed_workers
 
 __all__ = [
     "AugmentConfig",
@@ -25,6 +33,7 @@ __all__ = [
     "ClipTable",
     "Collection",
     "EpochSampler",
+    "OnBroken",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",
@@ -32,11 +41,17 @@ __all__ = [
     "TrainReader",
     "VideoError",
     "VideoReader",
+    "WorkerKilledError",
     "check_trainable",
+    "count_by_reason",
     "find_videos",
     "load_collection",
     "make_loader",
+    "merge_broken",
+    "naming_killed_workers",
     "read_clip",
     "sample_test",
     "sample_train",
+    "skipped",
+    "write_broken",
 ]
