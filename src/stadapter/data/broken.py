@@ -98,10 +98,10 @@ def write_broken(path: Path, split: str, broken: Iterable[BrokenClip]) -> None:
         (clip.path, split, clip.reason, clip.action)
         for clip in sorted(broken, key=lambda clip: clip.clip)
     ]
+    rows.sort(key=lambda row: row[1])  # stable: clips stay in order
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(sorted(rows, key=lambda row: row[1]))  # stable: clips stay in order
+    writer.writerows([COLUMNS, *rows])
     write_text(path, text.getvalue())
 
 

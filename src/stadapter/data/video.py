@@ -172,8 +172,11 @@ class VideoReader:
         sizes = {image.shape for image in decoded.values()}
         if len(sizes) > 1:
             raise VideoError(self.path, f"the frame size changes within the video: {sorted(sizes)}")
-        stacked = np.stack([decoded[name] for name in names])  # (T, H, W, C)
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+        height, width, channels = decoded[names[0]].shape
+        clip = np.empty((len(names), channels, height, width), dtype=np.uint8)
+        for place, name in enumerate(names):
+            clip[place] = decoded[name].transpose(2, 0, 1)
+        return torch.from_numpy(clip)
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -252,6 +255,9 @@ class VideoReader:
         except (av.FFmpegError, OSError) as error:
             damage = _reason("damaged container", error)
         damage = damage or self._incomplete(positions, reached) or self._marked(marked, positions)
+        if marked:
+            first = marked[0][0]
+            self._stop = first if self._stop is None else min(first, self._stop)
         if damage and not self._salvage:
             raise VideoError(self.path, damage)
         self._keys.sort()
@@ -318,7 +324,6 @@ class VideoReader:
         for number, pts in marked:
             inside = pts is None or self._start <= self._seconds([pts])[0] < self._end
             if inside and 0 < number < len(positions) - 1:
-                self._stop = number
                 return f"damaged at {self._at(pts)}"
         return None
 
@@ -565,7 +570,8 @@ def find_videos(folder: Path) -> list[Path]:
 
 def _pixels(frame: Any, reformatter: VideoReformatter) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """RGB (H, W, C), turned upright."""
-    image: Any = reformatter.reformat(frame, format="rgb24").to_ndarray()
+    # One thread, as in decoding: starting more takes longer than the conversion.
+    image: Any = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as in numpy
     upright: np.ndarray[Any, np.dtype[np.uint8]] = np.rot90(image, quarter_turns)
     return upright
