@@ -254,6 +254,9 @@ class VideoReader:
                     self._keys.append((packet.pts, number))
         except (av.FFmpegError, OSError) as error:
             damage = _reason("damaged container", error)
+        pts = sorted(t for t in times if t is not None)
+        if pts and not self._partial:  # what the container states is not so for AVI
+            self._origin = pts[0]
         damage = damage or self._incomplete(positions, reached) or self._marked(marked, positions)
         if marked:
             first = marked[0][0]
@@ -261,7 +264,6 @@ class VideoReader:
         if damage and not self._salvage:
             raise VideoError(self.path, damage)
         self._keys.sort()
-        pts = sorted(t for t in times if t is not None)
         # AVI and ASF store no presentation times. For codecs that reorder freely FFmpeg guesses
         # them, and differently after a seek.
         guessed = name in ("avi", "asf") and self._stream.codec_context.name in ("h264", "hevc")
@@ -311,7 +313,8 @@ class VideoReader:
                 byte = first_damage(file)
             behind = 0 if byte is None else sum(position > byte for position in positions)
             if byte is not None and (behind or reached < 0.99 * wanted):
-                self._stop = len(positions) - behind
+                # The damage begins inside the last packet before it.
+                self._stop = max(0, len(positions) - behind - 1)
                 return f"damaged container (no Matroska element at byte {byte})"
         if reached < 0.9 * min(wanted, self._end):
             return f"truncated: {reached:.1f} of {wanted:.1f} declared seconds are in the file"
@@ -384,6 +387,7 @@ class VideoReader:
     def _seconds_by_count(self, pts: Sequence[int | None]) -> list[float]:
         known = [t for t in pts if t is not None]
         if len(known) == len(pts) and all(a < b for a, b in pairwise(known)):
+            self._origin = known[0]
             return self._seconds(known)
         if not self.fps and self._is_window:
             raise VideoError(self.path, "its frames have no times, so no window can be taken")
@@ -391,8 +395,8 @@ class VideoReader:
 
     def _check_covered(self, seconds: Sequence[float], damage: str | None) -> None:
         """Refuse what is left before the damage if it is too little of the window."""
-        if self._stream.duration:
-            declared = float(self._stream.duration * self._stream.time_base)
+        if self._stream.frames and self.fps:
+            declared = self._stream.frames / self.fps
         elif self._container.duration:
             declared = self._container.duration / av.time_base
         else:
