@@ -28,6 +28,7 @@ from stadapter.recipe import Recipe, train_recipe
 from stadapter.train import TrainConfig, Trainer, lr_schedule, parameter_groups
 
 RUN_FILES = [
+    "broken.csv",
     CARD,
     CONFIG,
     TENSORS,
@@ -364,6 +365,13 @@ def test_broken_clips_are_skipped_counted_and_named(
     assert "cannot be opened" in broken["reason"]
     assert metrics["broken_train"] == [{"path": str(folder / "gone.mp4"), "reason": "no such file"}]
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["num_broken"] == 1
+    listed = (tmp_path / "run" / "broken.csv").read_text().splitlines()
+    assert listed[1:] == [
+        f"{folder / 'gone.mp4'},train,no such file,skipped",
+        f"{folder / 'text.mp4'},val,{broken['reason']},skipped",
+    ]
+    assert metrics["broken_train_reasons"] == {"skipped: no such file": 1}
+    assert 0 <= metrics["waited_for_data"] <= 1
 
 
 def test_too_many_broken_clips_stop_the_run_with_a_list(
@@ -372,6 +380,7 @@ def test_too_many_broken_clips_stop_the_run_with_a_list(
     with pytest.raises(TooManyBrokenError, match="1 of 16 clips could not be read") as caught:
         train_recipe(recipe, collection_with_broken, tmp_path / "run")
     assert "gone.mp4: no such file" in str(caught.value)
+    assert "gone.mp4,train,no such file" in (tmp_path / "run" / "broken.csv").read_text()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(

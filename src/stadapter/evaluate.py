@@ -25,10 +25,15 @@ from stadapter.data import (
     ClipTable,
     EpochSampler,
     LabelSpace,
+    OnBroken,
     Preprocessing,
     SamplingConfig,
     TestReader,
+    count_by_reason,
     make_loader,
+    naming_killed_workers,
+    skipped,
+    write_broken,
 )
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
 from stadapter.model import VideoClassifier
@@ -56,8 +61,14 @@ class EvalConfig:
     """Of the matrix products: fp32 or bf16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    on_broken: OnBroken = "skip"
+    """What is done about a clip that cannot be read: skip it, salvage what lies before the damage
+    if that is at least half of it, or fail at the first one."""
     max_broken: float = 0.01
-    """Fraction of clips that may be unreadable before the evaluation stops."""
+    """Fraction of clips that may be skipped before the evaluation stops."""
+    decode_timeout_seconds: float | None = None
+    """A clip that takes longer to read is broken. Clips are then read in processes that can be
+    killed; None waits for ever."""
 
     def __post_init__(self) -> None:
         if self.num_temporal_views < 1:
@@ -70,6 +81,10 @@ class EvalConfig:
             raise ValueError(f"num_workers ({self.num_workers}) must be at least 0")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken ({self.max_broken}) must be a fraction, 0 to 1")
+        if self.decode_timeout_seconds is not None and not self.decode_timeout_seconds > 0:
+            raise ValueError(
+                f"decode_timeout_seconds ({self.decode_timeout_seconds}) must be above 0, or None"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Scores:
     space: LabelSpace
     """What a label may be."""
     broken: tuple[BrokenClip, ...]
-    """Clips that could not be read."""
+    """Clips that were skipped, or salvaged and scored."""
     seconds: float
     """Wall time it took."""
 
@@ -118,6 +133,7 @@ def score_clips(
 
     Raises:
         TooManyBrokenError: more unreadable clips than `config.max_broken`.
+        WorkerKilledError: the system killed a process that reads clips.
         ValueError: none of the clips could be read.
     """
     start = time.perf_counter()
@@ -126,20 +142,29 @@ def score_clips(
     reader = TestReader(
         sampling, preprocessing, config.num_temporal_views, config.num_spatial_views
     )
+    dataset = ClipDataset(
+        table,
+        reader,
+        on_broken=config.on_broken,
+        decode_timeout_seconds=config.decode_timeout_seconds,
+    )
     loader = make_loader(
-        ClipDataset(table, reader),
+        dataset,
         EpochSampler(len(table), shuffle=False),
         batch_size=config.batch_size,
         num_workers=min(workers, len(table)),
         pin_memory=device.type == "cuda",
     )
-    limit = BrokenLimit(len(table), config.max_broken)
+    limit = BrokenLimit(len(table), config.max_broken, config.on_broken)
     clips, probabilities, labels = [], [], []
     broken: list[BrokenClip] = []
     was_training = model.training
     model.to(device).eval()
     try:
-        with progress_bar(text, len(table)) as bar:
+        with (
+            progress_bar(text, len(table)) as bar,
+            naming_killed_workers(dataset.whereabouts, table.paths),
+        ):
             for batch in loader:
                 if batch.broken:
                     broken += batch.broken
@@ -151,7 +176,7 @@ def score_clips(
                     probabilities.append(
                         view_probabilities(model, preprocessing, video, config.precision).cpu()
                     )
-                bar.advance(len(batch.clips) + len(batch.broken))
+                bar.advance(len(batch.clips) + len(skipped(batch.broken)))
     finally:
         model.train(was_training)
     if not clips:
@@ -184,11 +209,14 @@ def view_probabilities(
 
 def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
     """The task's metrics, and what they were computed on."""
+    missing = skipped(scores.broken)
     return {
         **scores.task.metrics(scores.probabilities, scores.labels),
         "num_clips": len(scores.labels),
-        "num_broken": len(scores.broken),
-        "broken": [{"path": b.path, "reason": b.reason} for b in scores.broken],
+        "num_broken": len(missing),
+        "broken": [{"path": b.path, "reason": b.reason} for b in missing],
+        "num_salvaged": len(scores.broken) - len(missing),
+        "broken_reasons": count_by_reason(scores.broken),
         "clip_list_sha256": table.list_hash(),
         "class_names": list(scores.space.class_names),
         "label_space": scores.space.to_dict(),
@@ -199,12 +227,13 @@ def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
 def write_results(
     run: RunFolder, scores: Scores, table: ClipTable, context: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write metrics.json and predictions.csv, and return the metrics.
+    """Write metrics.json, predictions.csv and broken.csv, and return the metrics.
 
     `context` says what the scores were computed on (split, views, resolution).
     """
     metrics = compute_metrics(scores, table) | context | {"versions": library_versions()}
     write_text(run.predictions, predictions_csv(scores, table))
+    write_broken(run.broken, context["split"], scores.broken)
     write_json(run.metrics, metrics)
     return metrics
 

@@ -5,7 +5,8 @@ recipe.yaml in the run folder, and that file is itself a recipe.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ from stadapter.data import (
     LabelSpace,
     Preprocessing,
     SamplingConfig,
+    TooManyBrokenError,
     check_trainable,
+    count_by_reason,
     load_collection,
+    skipped,
+    write_broken,
 )
 from stadapter.device import pick_device
 from stadapter.evaluate import EvalConfig, Scores, score_clips, write_results
@@ -63,7 +68,13 @@ class Recipe:
         return content
 
 
-FREE_TO_CHANGE = ("train.num_workers", "train.device", "train.tensorboard", "backbone_weights")
+FREE_TO_CHANGE = (
+    "train.num_workers",
+    "train.decode_timeout_seconds",
+    "train.device",
+    "train.tensorboard",
+    "backbone_weights",
+)
 """Settings that a resumed run may change, because they do not change its result."""
 
 
@@ -107,9 +118,10 @@ def train_recipe(
     eval_config = _eval_config(recipe.train)
 
     def validate(model: VideoClassifier) -> Scores:
-        return score_clips(
-            model, val, preprocessing, recipe.sampling, eval_config, text="validating"
-        )
+        with _listing_broken(run, "val"):
+            return score_clips(
+                model, val, preprocessing, recipe.sampling, eval_config, text="validating"
+            )
 
     trainer = Trainer(
         model,
@@ -125,9 +137,10 @@ def train_recipe(
         trainer.resume()
     scores = trainer.run()
     context = _context("val", preprocessing, recipe.sampling, eval_config)
-    context["broken_train"] = [
-        {"path": b.path, "reason": b.reason} for b in trainer.state.broken.values()
-    ]
+    broken = sorted(trainer.state.broken.values(), key=lambda clip: clip.clip)
+    context["broken_train"] = [{"path": b.path, "reason": b.reason} for b in skipped(broken)]
+    context["broken_train_reasons"] = count_by_reason(broken)
+    context["waited_for_data"] = trainer.waited_for_data
     context["selected"] = f"{recipe.train.keep} epoch"
     context["flip"] = str(trainer.mirror or "off")
     metrics = write_results(run, scores, val, context)
@@ -182,11 +195,22 @@ def evaluate_run(
         table = collection.splits[split]
     else:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(collection.splits)}")
-    scores = score_clips(model, table, preprocessing, sampling, config)
+    with _listing_broken(run, split):
+        scores = score_clips(model, table, preprocessing, sampling, config)
     context = _context(split, preprocessing, sampling, config)
     metrics = write_results(run, scores, table, context)
     write_report(run.report, {model.adapter_set.config.name: run}, title=_title(run))
     return metrics
+
+
+@contextmanager
+def _listing_broken(run: RunFolder, split: str) -> Iterator[None]:
+    """broken.csv is also written when there are too many broken clips to go on."""
+    try:
+        yield
+    except TooManyBrokenError as error:
+        write_broken(run.broken, split, error.broken)
+        raise
 
 
 def build_model(recipe: Recipe, space: LabelSpace) -> tuple[VideoClassifier, Preprocessing]:
@@ -281,7 +305,9 @@ def _eval_config(train: TrainConfig) -> EvalConfig:
         num_workers=train.num_workers,
         precision=train.precision,
         device=train.device,
+        on_broken=train.on_broken,
         max_broken=train.max_broken,
+        decode_timeout_seconds=train.decode_timeout_seconds,
     )
 
 

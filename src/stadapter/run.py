@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def broken(self) -> Path:
+        """Clips that training and the last evaluation skipped or salvaged."""
+        return self.path / "broken.csv"
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.path / "report.html"
@@ -92,7 +97,7 @@ class RunFolder:
 
     def _remove(self) -> None:
         shutil.rmtree(self.state, ignore_errors=True)
-        names = (TENSORS, CONFIG, "events")
+        names = (TENSORS, CONFIG, "events", self.broken.name)
         if is_model_card(self.path / CARD):
             (self.path / CARD).unlink()
         files = [self.recipe, self.split, self.log, self.metrics, self.predictions, self.report]

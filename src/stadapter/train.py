@@ -11,12 +11,13 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from stadapter.atomic import atomic_path, write_text
@@ -29,12 +30,16 @@ from stadapter.data import (
     EpochSampler,
     LabelSpace,
     Mirror,
+    OnBroken,
     Preprocessing,
     SamplingConfig,
     TrainReader,
     draw_mixing,
     flipped_clips,
     make_loader,
+    merge_broken,
+    naming_killed_workers,
+    write_broken,
 )
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
 from stadapter.evaluate import Scores
@@ -43,6 +48,9 @@ from stadapter.model import VideoClassifier
 from stadapter.progress import Bar, console, progress_bar
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
+
+WAITING_HINT = 0.2
+"""Share of the time that the model may wait for clips before the run says what helps."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,14 @@ class TrainConfig:
     """Decoding processes; None takes the number of cores, 0 decodes in the main process."""
     seed: int = 0
     """Of initial weights, order, augmentation, dropout and a split that has to be made."""
+    on_broken: OnBroken = "skip"
+    """What is done about a clip that cannot be read: skip it, salvage what lies before the damage
+    if that is at least half of it, or fail at the first one."""
     max_broken: float = 0.01
-    """Fraction of clips that may be unreadable before the run stops."""
+    """Fraction of clips that may be skipped before the run stops."""
+    decode_timeout_seconds: float | None = None
+    """A clip that takes longer to read is broken. Clips are then read in processes that can be
+    killed; None waits for ever."""
     eval_every: int = 1
     """Epochs between validations; the last epoch is always validated."""
     keep: Literal["last", "best"] = "last"
@@ -108,6 +122,10 @@ class TrainConfig:
             raise ValueError(f"balance ({self.balance}) must be none, sampler or loss")
         if not 0 <= self.max_broken <= 1:
             raise ValueError(f"max_broken ({self.max_broken}) must be a fraction, 0 to 1")
+        if self.decode_timeout_seconds is not None and not self.decode_timeout_seconds > 0:
+            raise ValueError(
+                f"decode_timeout_seconds ({self.decode_timeout_seconds}) must be above 0, or None"
+            )
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers ({self.num_workers}) must be at least 0")
 
@@ -123,7 +141,7 @@ class State:
     best: float = -1.0
     """Best validation so far, of the task's headline number."""
     broken: dict[int, BrokenClip] = field(default_factory=dict)
-    """Unreadable training clips, by number."""
+    """Training clips that were skipped or salvaged, by number."""
 
 
 class Trainer:
@@ -178,8 +196,14 @@ class Trainer:
             weights=self.task.clip_weights(labels).numpy() if config.balance == "sampler" else None,
         )
         workers = default_num_workers() if config.num_workers is None else config.num_workers
+        self.dataset = ClipDataset(
+            table,
+            TrainReader(sampling, preprocessing, augment, config.seed),
+            on_broken=config.on_broken,
+            decode_timeout_seconds=config.decode_timeout_seconds,
+        )
         self.loader = make_loader(
-            ClipDataset(table, TrainReader(sampling, preprocessing, augment, config.seed)),
+            self.dataset,
             self.sampler,
             batch_size=config.batch_size,
             num_workers=workers,
@@ -189,7 +213,8 @@ class Trainer:
         )
         self.steps_per_epoch = len(self.loader)
         self.events = _summary_writer(run) if config.tensorboard else None
-        self.limit = BrokenLimit(len(table), config.max_broken)
+        self.limit = BrokenLimit(len(table), config.max_broken, config.on_broken)
+        self.data_seconds = self.step_seconds = 0.0
         self.wrapped, self.optimizer = self.accelerator.prepare(
             self.model, torch.optim.AdamW(parameter_groups(model, config))
         )
@@ -204,6 +229,11 @@ class Trainer:
         """Steps done since the beginning of the run."""
         return self.state.epoch * self.steps_per_epoch + self.state.step_in_epoch
 
+    @property
+    def waited_for_data(self) -> float | None:
+        """Share of the time of all steps in which the model waited for clips; None without any."""
+        return round(self.data_seconds / self.step_seconds, 4) if self.step_seconds else None
+
     def run(self) -> Scores:
         """Train until the last epoch is done; returns the last validation.
 
@@ -211,6 +241,7 @@ class Trainer:
 
         Raises:
             TooManyBrokenError: more unreadable clips than `config.max_broken`.
+            WorkerKilledError: the system killed a process that reads clips.
             FloatingPointError: the loss is no longer a number.
         """
         scores = None
@@ -218,13 +249,21 @@ class Trainer:
         with progress_bar("training", total, completed=self.step) as bar:
             while self.state.epoch < self.config.epochs:
                 try:
-                    with interrupt_between_steps() as check:
+                    with (
+                        interrupt_between_steps() as check,
+                        naming_killed_workers(self.dataset.whereabouts, self.table.paths),
+                    ):
                         losses = self._train_epoch(bar, check)
                 except KeyboardInterrupt:
                     if self.accelerator.is_main_process:
                         self.save_state()
                     raise
+                finally:
+                    if self.accelerator.is_main_process:
+                        write_broken(self.folder.broken, "train", self.state.broken.values())
+                self.limit.check(self.state.broken.values())
                 scores = self._finish_epoch(losses)
+        self._say_waiting()
         if self.config.keep == "best":
             return self._restore_best()
         return scores or self.validate(self.model)
@@ -239,8 +278,8 @@ class Trainer:
         for batch in self.loader:
             ready = time.perf_counter()
             if batch.broken:
-                state.broken |= {clip.clip: clip for clip in batch.broken}
-                self.limit.check(list(state.broken.values()))
+                merge_broken(state.broken, batch.broken)
+                self.limit.check(state.broken.values())
             line: dict[str, Any] = {"step": self.step, "epoch": state.epoch}
             if len(batch.clips):
                 line |= self._train_step(batch.video, batch.labels, batch.clips)
@@ -250,6 +289,8 @@ class Trainer:
             clips = len(batch.clips) * self.accelerator.num_processes
             line["clips_per_second"] = round(clips / (now - before), 2)
             line["data_seconds"] = round(ready - before, 4)
+            self.data_seconds += ready - before
+            self.step_seconds += now - before
             self._log(line)
             before = now
             bar.advance()
@@ -258,6 +299,8 @@ class Trainer:
                 f"{line['clips_per_second']:.1f} clips/s"
             )
             check_interrupt()
+        for clips_of_rank in gather_object([list(state.broken.values())]):
+            merge_broken(state.broken, clips_of_rank)
         return losses
 
     def _train_step(self, video: Tensor, labels: Tensor, clips: Tensor) -> dict[str, float]:
@@ -329,6 +372,18 @@ class Trainer:
             self.save_state()
         return scores
 
+    def _say_waiting(self) -> None:
+        share = self.waited_for_data
+        if share is None or not self.accelerator.is_main_process:
+            return
+        text = f"the model waited for clips {share:.0%} of the time"
+        if share > WAITING_HINT:
+            text += (
+                f": use more --num_workers (now {self.loader.num_workers}) if there are cores "
+                "left, or make the files faster to read with stadapter prepare"
+            )
+        console.print(text)
+
     def _note_scores(self, value: float | None, num_clips: int) -> None:
         adapter_set = self.model.adapter_set
         noted = {
@@ -368,7 +423,7 @@ class Trainer:
             "epoch": self.state.epoch,
             "step_in_epoch": self.state.step_in_epoch,
             "best": self.state.best,
-            "broken": [(b.clip, b.path, b.reason) for b in self.state.broken.values()],
+            "broken": [astuple(clip) for clip in self.state.broken.values()],
             "trained": {name: p.detach() for name, p in self.model.trained_parameters()},
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),

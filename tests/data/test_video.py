@@ -3,18 +3,33 @@
 What is no video says why.
 """
 
+import io
 import itertools
 import pickle
 import shutil
 from pathlib import Path
+from random import Random
 
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from videos import CODECS, numbered_frame, numbered_frames, shown_numbers, write_audio, write_video
+from torch import Tensor
+from videos import (
+    CODECS,
+    FPS,
+    numbered_frame,
+    numbered_frames,
+    shown_numbers,
+    write_audio,
+    write_video,
+)
 
+import stadapter.data.video as video_module
+from stadapter.data.matroska import first_damage
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
 
 COUNT = 20
@@ -274,3 +289,183 @@ def test_a_matroska_file_cut_short_is_refused(
     with pytest.raises(VideoError, match=r"truncated: .* declared seconds"):
         read_clip(cut, lambda total: [0])
     assert len(read_clip(videos[kind], lambda total: [0])) == 1
+
+
+# -- the same pixels ---------------------------------------------------------------------------
+
+
+def decode_everything(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    return np.stack(frames).transpose(0, 3, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One file of each kind in which every frame predicts from others: a scene that moves."""
+    folder = tmp_path_factory.mktemp("moving")
+    rng = np.random.default_rng(0)
+    scenes = np.kron(
+        rng.integers(0, 256, (3, 12, 16, 3), np.uint8), np.ones((1, 4, 4, 1), np.uint8)
+    )
+    images = [np.roll(scenes[number // 16], 2 * number, axis=1) for number in range(48)]
+    kinds = {
+        **CODECS,
+        "h264, many B-frames": {"suffix": ".mp4", "options": {"bf": "6", "refs": "5"}, "gop": 24},
+        "h264, interlaced": {"suffix": ".ts", "options": {"x264-params": "tff=1:keyint=12"}},
+        "h264, no key frames": {"suffix": ".mp4", "options": {"x264-params": "intra-refresh=1"}},
+        "h264 in ASF, which has no times": {"suffix": ".asf", "options": {"bf": "2"}, "gop": 6},
+        "vp8": {"suffix": ".webm", "codec": "libvpx", "gop": 12},
+    }
+    made = {}
+    for number, (kind, settings) in enumerate(kinds.items()):
+        arguments = {k: v for k, v in settings.items() if k != "suffix"}
+        made[kind] = write_video(folder / f"{number}{settings['suffix']}", images, **arguments)
+    return made
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_any_frames_equal_those_of_decoding_everything(
+    moving: dict[str, Path], in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, whichever pictures were left out on the way and however the file is read."""
+    if not in_memory:
+        monkeypatch.setattr(video_module, "KEPT_BYTES", 0)
+    rng = Random(1)
+    for kind, path in moving.items():
+        expected = decode_everything(path)
+        with VideoReader(path) as reader:
+            assert reader.num_frames == len(expected), kind
+            for size in (1, 1, 2, 3, 8, 20):
+                indices = [rng.randrange(len(expected)) for _ in range(size)]
+                assert np.array_equal(reader.read(indices).numpy(), expected[indices]), kind
+
+
+# -- windows -----------------------------------------------------------------------------------
+
+
+@given(a=st.integers(0, 24), b=st.integers(0, 24), offset=st.sampled_from([0.0, 0.05]))
+@hypothesis_settings(max_examples=10)
+@pytest.mark.parametrize("kind", CODECS)
+def test_a_window_holds_the_frames_shown_from_start_to_before_end(
+    videos: dict[str, Path], kind: str, a: int, b: int, offset: float
+) -> None:
+    start, end = a / FPS - offset, b / FPS - offset
+    expected = [n for n in range(COUNT) if start <= n / FPS < end]
+    if start >= end:
+        with pytest.raises(ValueError, match=r"start .* must be before end"):
+            VideoReader(videos[kind], start=start, end=end)
+    elif not expected:
+        with pytest.raises(VideoError, match="no frame is shown from"):
+            VideoReader(videos[kind], start=start, end=end)
+    else:
+        frames = read_clip(videos[kind], all_frames, start=start, end=end)
+        assert shown_numbers(frames) == expected
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_windows_go_by_time_where_the_rate_varies(tmp_path: Path, suffix: str) -> None:
+    times = [0, 33, 50, 200, 210, 900, 933, 1000, 1500, 1501, 3000, 3100]
+    path = write_video(
+        tmp_path / f"vfr{suffix}", numbered_frames(12), times_ms=times, gop=4, options={"bf": "2"}
+    )
+    for start, end in itertools.combinations([0.0, 0.05, 0.3, 0.9, 1.5, 3.05, 9.0], 2):
+        expected = [n for n, time in enumerate(times) if start <= time / 1000 < end]
+        if expected:
+            assert shown_numbers(read_clip(path, all_frames, start=start, end=end)) == expected
+
+
+def test_half_open_windows_share_a_video_without_gap_or_overlap(videos: dict[str, Path]) -> None:
+    cuts = [None, 0.3, 0.7, 1.1, 1.65, None]
+    shown = [
+        number
+        for start, end in itertools.pairwise(cuts)
+        for number in shown_numbers(
+            read_clip(videos["h264 with B-frames"], all_frames, start=start, end=end)
+        )
+    ]
+    assert shown == list(range(COUNT))
+
+
+def test_a_window_of_a_long_file_reads_no_more_than_it_needs(tmp_path: Path) -> None:
+    """What is damaged elsewhere costs nothing."""
+    path = write_video(tmp_path / "a.mp4", numbered_frames(80), gop=5, faststart=True)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = path.read_bytes()
+    path.write_bytes(content[: packets[60][0]])
+    frames = read_clip(path, all_frames, start=2.0, end=3.0)
+    assert shown_numbers(frames) == list(range(20, 30))
+    with pytest.raises(VideoError, match="truncated"):
+        read_clip(path, all_frames, start=5.0, end=8.0)
+
+
+# -- lost frames, and what is left before the damage -------------------------------------------
+
+
+def damaged(path: Path, how: str, share: float) -> bytes:
+    content = bytearray(path.read_bytes())
+    start = int(share * len(content))
+    length = len(content) // 10
+    if how == "cut":
+        return bytes(content[:start])
+    filler = bytes(length) if how == "zeroed" else Random(0).randbytes(length)
+    content[start : start + length] = filler
+    return bytes(content[: len(path.read_bytes())])
+
+
+@pytest.fixture(scope="module")
+def grainy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files in which pictures, not headers, take the room: 60 numbered frames with grain."""
+    folder = tmp_path_factory.mktemp("grainy")
+    rng = np.random.default_rng(0)
+    images = [
+        np.clip(np.kron(image, np.ones((4, 4, 1))) + rng.integers(-20, 20, (96, 128, 3)), 0, 255)
+        for image in numbered_frames(60)
+    ]
+    made = {}
+    for kind in ("vp9", "h264, open GOP", "h264 with B-frames", "h264 in AVI, which has no times"):
+        arguments = {k: v for k, v in CODECS[kind].items() if k not in ("suffix", "gop")}
+        path = folder / f"{len(made)}{CODECS[kind]['suffix']}"
+        faststart = path.suffix == ".mp4"
+        frames = [image.astype(np.uint8) for image in images]
+        made[kind] = write_video(path, frames, gop=20, faststart=faststart, **arguments)
+    return made
+
+
+def numbers_of_grainy(frames: Tensor) -> list[int]:
+    return shown_numbers(torch.nn.functional.avg_pool2d(frames.float(), 4))
+
+
+@pytest.mark.parametrize("how", ["zeroed", "overwritten", "cut"])
+@pytest.mark.parametrize("share", [0.3, 0.85])
+def test_no_frame_is_lost_silently_and_salvage_keeps_those_before(
+    grainy: dict[str, Path], tmp_path: Path, how: str, share: float
+) -> None:
+    """A reader that skips what it cannot parse would show other frames under the same numbers."""
+    for kind, path in grainy.items():
+        broken = tmp_path / path.name
+        broken.write_bytes(damaged(path, how, share))
+        with pytest.raises(VideoError):
+            read_clip(broken, all_frames)
+        try:
+            salvaged = numbers_of_grainy(read_clip(broken, all_frames, salvage=True))
+        except VideoError as error:
+            assert share < 0.6, (kind, error)
+        else:
+            assert 30 <= len(salvaged) < 60
+            if "AVI" not in kind:  # where an AVI has its hole is not known
+                assert salvaged == list(range(len(salvaged))), kind
+        assert numbers_of_grainy(read_clip(path, all_frames, salvage=True)) == list(range(60))
+
+
+def test_elements_of_matroska_are_walked_to_the_end(grainy: dict[str, Path]) -> None:
+    content = grainy["vp9"].read_bytes()
+    assert first_damage(io.BytesIO(content)) is None
+    assert first_damage(io.BytesIO(content[:-9])) is None  # cut is not damaged
+    middle = len(content) // 2
+    found = first_damage(io.BytesIO(content[:middle] + bytes(9999) + content[middle:]))
+    assert found is not None
+    assert found >= middle
+    assert first_damage(io.BytesIO(bytes(10))) == 0

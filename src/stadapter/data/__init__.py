@@ -7,14 +7,21 @@ from stadapter.data.annotations import (
     check_trainable,
     load_collection,
 )
-from stadapter.data.dataset import (
-    Batch,
+from stadapter.data.broken import (
     BrokenClip,
     BrokenLimit,
+    OnBroken,
+    TooManyBrokenError,
+    count_by_reason,
+    merge_broken,
+    skipped,
+    write_broken,
+)
+from stadapter.data.dataset import (
+    Batch,
     ClipDataset,
     EpochSampler,
     TestReader,
-    TooManyBrokenError,
     TrainReader,
     make_loader,
 )
@@ -24,6 +31,7 @@ from stadapter.data.mixing import draw_mixing
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
+from stadapter.data.watchdog import WorkerKilledError, naming_killed_workers
 
 __all__ = [
     "FORMATS",
@@ -37,6 +45,7 @@ __all__ = [
     "EpochSampler",
     "LabelSpace",
     "Mirror",
+    "OnBroken",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",
@@ -44,13 +53,19 @@ __all__ = [
     "TrainReader",
     "VideoError",
     "VideoReader",
+    "WorkerKilledError",
     "check_trainable",
+    "count_by_reason",
     "draw_mixing",
     "find_videos",
     "flipped_clips",
     "load_collection",
     "make_loader",
+    "merge_broken",
+    "naming_killed_workers",
     "read_clip",
     "sample_test",
     "sample_train",
+    "skipped",
+    "write_broken",
 ]

@@ -1,4 +1,4 @@
-"""Clips as batches. A clip that cannot be read is reported in the batch, never replaced.
+"""Clips as batches. A clip that cannot be read is reported in the batch, never replaced silently.
 
 What a clip looks like depends on (seed, epoch, clip) alone, so the number of workers, the batch
 size and an interruption change nothing. Epoch and clip travel together as the sampler's key,
@@ -16,27 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from stadapter.data.annotations import ClipTable
+from stadapter.data.broken import BrokenClip, OnBroken
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, read_clip
+from stadapter.data.watchdog import DecodeTimeoutError, KillableReader, Whereabouts
 
 Key = tuple[int, int]
 """(epoch, clip); see `EpochSampler` for clips that come several times in an epoch."""
-
-
-@dataclass(frozen=True)
-class BrokenClip:
-    """A clip that could not be read."""
-
-    clip: int
-    """Its number in the table."""
-    path: str
-    """Its file."""
-    reason: str
-    """Why."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Batch:
     labels: Tensor
     """Label of each clip, as in `ClipTable`: int64 (B,), bool (B, K) or int64 (B, 2)."""
     broken: tuple[BrokenClip, ...]
-    """The clips of this batch that are missing above."""
+    """The clips of this batch that were skipped, which are missing above, or salvaged."""
 
     def pin_memory(self) -> "Batch":
         """For the data loader: host memory from which a GPU copies without waiting."""
@@ -61,32 +51,69 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClipSample:
-    """One clip that could be read."""
+    """One clip that could be read, at least in part."""
 
     clip: int
     video: Tensor  # uint8 (V, T, C, H, W)
     label: NDArray[Any]  # one row of ClipTable.labels
+    salvaged: BrokenClip | None = None
 
 
 class ClipDataset(Dataset[ClipSample | BrokenClip]):
     """Clips of a table, read and turned into views by `read`."""
 
-    def __init__(self, table: ClipTable, read: Callable[[str, Key], Tensor]) -> None:
-        """`read` maps (file, key) to uint8 (V, T, C, H, W) and raises `VideoError`."""
+    def __init__(
+        self,
+        table: ClipTable,
+        read: Callable[..., Tensor],
+        *,
+        on_broken: OnBroken = "skip",
+        decode_timeout_seconds: float | None = None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            table: the clips.
+            read: maps (file, key) to uint8 (V, T, C, H, W) and raises `VideoError`; takes `start`,
+                `end` and `salvage` as `read_clip` does.
+            on_broken: "salvage" tries a clip that cannot be read once more, with `salvage=True`.
+            decode_timeout_seconds: a clip that takes longer is broken; it is read in a process of
+                its own then.
+        """
         self.table = table
-        self.read = read
+        self.on_broken = on_broken
+        self.read = (
+            read if decode_timeout_seconds is None else KillableReader(read, decode_timeout_seconds)
+        )
+        self.whereabouts = Whereabouts(0)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, key: Key) -> ClipSample | BrokenClip:
         _, clip = key
-        path = self.table.paths[clip]
+        worker = get_worker_info()
+        if worker is not None:
+            self.whereabouts.note(worker.id, clip)
+        path, label = self.table.paths[clip], self.table.labels[clip]
+        window = _window(self.table, clip)
         try:
-            video = self.read(path, key)
+            return ClipSample(clip, self.read(path, key, **window), label)
         except VideoError as error:
-            return BrokenClip(clip, path, error.reason)
-        return ClipSample(clip, video, self.table.labels[clip])
+            broken = BrokenClip(clip, path, error.reason)
+            if self.on_broken != "salvage" or isinstance(error, DecodeTimeoutError):
+                return broken
+        try:
+            video = self.read(path, key, **window, salvage=True)
+        except VideoError:
+            return broken
+        return ClipSample(clip, video, label, BrokenClip(clip, path, broken.reason, "salvaged"))
+
+
+def _window(table: ClipTable, clip: int) -> dict[str, float]:
+    """`start` and `end` in seconds of a clip that is a part of its file."""
+    times = {"start": float(table.starts[clip]), "end": float(table.ends[clip])}
+    return {name: time for name, time in times.items() if not math.isnan(time)}
 
 
 @dataclass(frozen=True)
@@ -98,12 +125,14 @@ class TrainReader:
     augment: AugmentConfig
     seed: int
 
-    def __call__(self, path: str, key: Key) -> Tensor:
-        """Everything random comes from (seed, epoch, clip)."""
+    def __call__(self, path: str, key: Key, **part: Any) -> Tensor:
+        """Everything random comes from (seed, epoch, clip); `part` is for `read_clip`."""
         epoch, clip = key
         state = f"{self.seed}/{epoch}/{clip}"
         # `choose` may be asked twice (see read_clip), so it starts its generator anew each time.
-        frames = read_clip(path, lambda total: sample_train(total, self.sampling, Random(state)))
+        frames = read_clip(
+            path, lambda total: sample_train(total, self.sampling, Random(state)), **part
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(Random(f"augment {state}").getrandbits(63))
             return self.augment.apply(frames, self.preprocessing)[None]
@@ -120,9 +149,9 @@ class TestReader:
 
     __test__ = False  # no test class, whatever pytest thinks of its name
 
-    def __call__(self, path: str, key: Key = (0, 0)) -> Tensor:
-        """The file is decoded once for all views."""
-        frames = read_clip(path, self._choose)
+    def __call__(self, path: str, key: Key = (0, 0), **part: Any) -> Tensor:
+        """The file is decoded once for all views; `part` is for `read_clip`."""
+        frames = read_clip(path, self._choose, **part)
         clips = frames.reshape(-1, self.sampling.num_frames, *frames.shape[1:])
         views = [self.preprocessing.views(clip, self.num_spatial_views) for clip in clips]
         return torch.cat(views)
@@ -193,14 +222,13 @@ class EpochSampler(Sampler[Key]):
 def collate(samples: Sequence[ClipSample | BrokenClip]) -> Batch:
     """Stack the clips that could be read; keep the others as a list."""
     good = [sample for sample in samples if isinstance(sample, ClipSample)]
-    broken = tuple(sample for sample in samples if isinstance(sample, BrokenClip))
+    reports = [s if isinstance(s, BrokenClip) else s.salvaged for s in samples]
+    labels = np.array([sample.label for sample in good]) if good else np.empty(0, dtype=np.int64)
     return Batch(
         clips=torch.tensor([sample.clip for sample in good], dtype=torch.int64),
         video=torch.stack([s.video for s in good]) if good else torch.empty(0, dtype=torch.uint8),
-        labels=torch.from_numpy(np.array([s.label for s in good]))
-        if good
-        else torch.empty(0, dtype=torch.int64),
-        broken=broken,
+        labels=torch.from_numpy(labels),
+        broken=tuple(report for report in reports if report is not None),
     )
 
 
@@ -213,7 +241,8 @@ def make_loader(
     drop_last: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader[ClipSample | BrokenClip]:
-    """A data loader whose batches are `Batch`."""
+    """A data loader whose batches are `Batch`; its workers note in the dataset where they are."""
+    dataset.whereabouts = Whereabouts(num_workers)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -227,33 +256,3 @@ def make_loader(
         generator=torch.Generator(),
         persistent_workers=num_workers > 0,
     )
-
-
-@dataclass(frozen=True)
-class BrokenLimit:
-    """How much of a collection may be unreadable before a run stops."""
-
-    num_clips: int
-    max_broken: float
-
-    def check(self, broken: Sequence[BrokenClip]) -> None:
-        """Stop the run when too many clips are broken.
-
-        Raises:
-            TooManyBrokenError: with the list of them.
-        """
-        if len(broken) > self.max_broken * self.num_clips:
-            raise TooManyBrokenError(list(broken), self)
-
-
-class TooManyBrokenError(RuntimeError):
-    """More clips than allowed could not be read; `broken` lists them."""
-
-    def __init__(self, broken: list[BrokenClip], limit: BrokenLimit) -> None:
-        self.broken = broken
-        listed = "".join(f"\n  - {clip.path}: {clip.reason}" for clip in broken[:50])
-        more = f"\n  ... and {len(broken) - 50} more" if len(broken) > 50 else ""
-        super().__init__(
-            f"{len(broken)} of {limit.num_clips} clips could not be read, more than the "
-            f"{limit.max_broken:.1%} that --max_broken allows:{listed}{more}"
-        )
