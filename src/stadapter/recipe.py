@@ -101,7 +101,6 @@ def train_recipe(
     collection = load_collection(
         data, seed=recipe.train.seed, format=format, videos=videos, classes=classes
     )
-    announce_collection(collection, data)
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.space)
     make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
@@ -113,6 +112,7 @@ def train_recipe(
         _check_same_clips(collection, run, data)
     write_text(run.recipe, recipe_yaml(recipe, data))
     write_text(run.split, collection.to_csv())
+    announce_collection(collection, data)
     _announce(model, collection, recipe)
     val = collection.splits["val"]
     eval_config = _eval_config(recipe.train)
