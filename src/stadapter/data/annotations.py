@@ -105,6 +105,8 @@ def load_collection(
             only; the message names the file and the line.
     """
     data = Path(data)
+    if (data / "split.csv").is_file():  # a folder that `stadapter prepare` or `train` has written
+        data = data / "split.csv"
     if data.is_dir():
         rows = _read_folder(data)
     elif data.is_file():

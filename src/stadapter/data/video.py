@@ -22,6 +22,8 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from stadapter.data.shards import open_member
+
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
     | {".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
@@ -129,9 +131,11 @@ class VideoReader:
 
     def _open(self) -> Any:
         file = Path(self.path)
-        if not file.is_file():
-            raise VideoError(self.path, "no such file" if not file.exists() else "not a file")
         try:
+            if not file.is_file() and (member := open_member(self.path)) is not None:
+                return av.open(member, metadata_errors="replace")  # in a tar shard
+            if not file.is_file():
+                raise VideoError(self.path, "no such file" if not file.exists() else "not a file")
             if file.stat().st_size == 0:
                 raise VideoError(self.path, "the file is empty")
             # A file, whatever its name looks like: "file:" keeps FFmpeg from reading it as a URL,

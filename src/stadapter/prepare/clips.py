@@ -1,0 +1,91 @@
+"""A collection as clips to transcode, and the same collection over the files that were made."""
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stadapter.data import ClipTable, Collection
+
+_NAME_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a file, and the name of its output. Rows of a table that say the same share one."""
+
+    source: str
+    """Absolute path."""
+    start_seconds: float | None
+    """Where it begins; None is the file's beginning."""
+    end_seconds: float | None
+    """Where it ends; None is the file's end."""
+    folder: str
+    """Name of the output's folder, after the source's."""
+    name: str
+    """Name of the output without suffix, no other clip's: the source's, and a hash of all above."""
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """One row of the collection."""
+
+    split: str
+    row: int
+    """Its number in the split's table."""
+    clip: Clip
+    labels: tuple[str, ...]
+    """Names of its classes."""
+
+
+def labelled_clips(collection: Collection, root: Path) -> Iterator[LabelledClip]:
+    """All rows, split by split; outputs are named after the place of the source below `root`."""
+    for split, table in collection.splits.items():
+        for row, path in enumerate(table.paths):
+            clip = _clip(path, _times(table, row), root)
+            yield LabelledClip(split, row, clip, _labels(table, row))
+
+
+def replace_files(collection: Collection, outputs: Mapping[str, Mapping[int, str]]) -> Collection:
+    """The collection with the rows that have an output (split -> row -> path), whole files now."""
+    splits = {}
+    for split, table in collection.splits.items():
+        chosen = outputs.get(split, {})
+        if chosen:
+            # Each output holds its clip and nothing else.
+            whole: Any = {name: math.nan for name in ("starts", "ends") if hasattr(table, name)}
+            labels = tuple(table.labels[row] for row in chosen)
+            splits[split] = replace(table, paths=tuple(chosen.values()), labels=labels, **whole)
+    return replace(collection, splits=splits)
+
+
+def _times(table: ClipTable, row: int) -> tuple[float | None, float | None]:
+    columns = (getattr(table, name, None) for name in ("starts", "ends"))
+    start, end = (math.nan if column is None else float(column[row]) for column in columns)
+    return None if math.isnan(start) else start, None if math.isnan(end) else end
+
+
+def _labels(table: ClipTable, row: int) -> tuple[str, ...]:
+    if hasattr(table, "label_names"):
+        names: tuple[str, ...] = table.label_names(row)
+        return names
+    return (table.class_names[table.labels[row]],)
+
+
+def _clip(path: str, times: tuple[float | None, float | None], root: Path) -> Clip:
+    file = Path(path)
+    try:
+        place = file.relative_to(root).as_posix()  # so that a moved collection gets the same names
+    except ValueError:
+        place = os.fspath(file)
+    digest = hashlib.sha256("\0".join([place, *map(repr, times)]).encode()).hexdigest()[:16]
+    return Clip(path, *times, _plain(file.parent.name), f"{_plain(file.stem)}-{digest}")
+
+
+def _plain(name: str) -> str:
+    """As part of a file name anywhere: ASCII letters, digits, - and _; no dots, for WebDataset."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", name)[:_NAME_LENGTH].strip("_-") or "clip"
