@@ -7,7 +7,6 @@ the clip had not been done. At the end the file is rewritten in the collection's
 
 import csv
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,20 +91,13 @@ class Manifest:
     """The file while a run goes on; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Begin or continue the file.
+        """Begin the file, or continue it after its last whole line.
 
         Raises:
             OSError: it cannot be written.
         """
-        self.path = path
-        if not path.exists():
-            write_text(path, ",".join(COLUMNS) + "\n")
-        # In binary and unbuffered: a line is one write. A line that a kill has cut is ended.
-        self._file = path.open("r+b", buffering=0)
-        if self._file.seek(0, os.SEEK_END):
-            self._file.seek(-1, os.SEEK_END)
-            if self._file.read(1) != b"\n":
-                self._file.write(b"\n")
+        write_manifest(path, read_manifest(path))
+        self._file = path.open("ab", buffering=0)  # a line is one write
 
     def __enter__(self) -> "Manifest":
         return self
@@ -128,7 +120,8 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         return []
     text = path.read_bytes().decode(errors="replace").replace("\0", "")
     rows = []
-    for cells in csv.reader(io.StringIO(text, newline="")):
+    lines = list(csv.reader(io.StringIO(text, newline="")))
+    for cells in lines if text.endswith("\n") else lines[:-1]:
         try:
             rows.append(ManifestRow.from_cells(cells))
         except ValueError:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
 from stadapter.data import VideoError, VideoReader
 from stadapter.prepare.manifest import ManifestRow
@@ -16,7 +16,7 @@ NUM_READS = 3
 
 @dataclass(frozen=True)
 class ReadingSpeed:
-    """Time to read a training clip, median over clips."""
+    """Time to read a training clip, mean over clips."""
 
     num_clips: int
     source_seconds: float
@@ -27,7 +27,7 @@ class ReadingSpeed:
         return (
             f"reading {NUM_FRAMES} frames spread over a clip: {self.source_seconds * 1e3:.1f} ms "
             f"from the source, {self.output_seconds * 1e3:.1f} ms prepared, {ratio:.1f}x as fast "
-            f"(median of {self.num_clips} of these clips, the faster of {NUM_READS} reads each, "
+            f"(mean of {self.num_clips} of these clips, the fastest of {NUM_READS} reads each, "
             "one thread, without resizing)"
         )
 
@@ -50,7 +50,7 @@ def measure_reading(out: Path, rows: Sequence[ManifestRow]) -> ReadingSpeed | No
         pairs.append((min(t for t, _ in times), min(t for _, t in times)))
     if not pairs:
         return None
-    return ReadingSpeed(len(pairs), median(s for s, _ in pairs), median(o for _, o in pairs))
+    return ReadingSpeed(len(pairs), mean(s for s, _ in pairs), mean(o for _, o in pairs))
 
 
 def _seconds(path: str, start: float, end: float | None) -> float:
