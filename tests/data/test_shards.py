@@ -3,7 +3,6 @@
 import io
 import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,19 +117,22 @@ def tables(
 ) -> tuple[ClipTable, ClipTable]:
     """The same clips as files and in two shards; the last clip of each is missing."""
     folder = tmp_path_factory.mktemp("shards")
-    table = load_collection(collection).whole()
+    clips = sorted(collection.rglob("*.mp4"))[:9]
     files, paths = [], []
-    for number, clips in enumerate((table.paths[:4], table.paths[4:9])):
-        members = {f"clip{i}.mp4": Path(file).read_bytes() for i, file in enumerate(clips)}
+    for number, some in enumerate((clips[:4], clips[4:])):
+        members = {f"clip{i}.mp4": file.read_bytes() for i, file in enumerate(some)}
         tar = write_tar(folder / f"train-{number:06d}.tar", members)
-        files += clips
+        files += [str(file) for file in some]
         paths += [f"{tar}/{name}" for name in members]
     files.append(str(folder / "gone.mp4"))
     paths.append(f"{tar}/gone.mp4")
-    labels = table.labels[:10]
-    return replace(table, paths=tuple(files), labels=labels), replace(
-        table, paths=tuple(paths), labels=labels
-    )
+    return table(folder / "files.csv", files), table(folder / "shards.csv", paths)
+
+
+def table(path: Path, files: list[str]) -> ClipTable:
+    rows = [f'"{file}",{"ab"[i % 2]},train' for i, file in enumerate(files)]
+    path.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    return load_collection(path).splits["train"]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

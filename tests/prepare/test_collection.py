@@ -287,6 +287,12 @@ def test_rows_of_the_manifest_survive_the_file(prepared: Path, tmp_path: Path) -
         assert set(kept) <= set(rows)
 
 
+def test_a_worker_process_imports_no_torch() -> None:
+    code = "import sys, stadapter.prepare.task; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.stdout.strip(), result.stderr) == ("False", "")
+
+
 # -- shards ----------------------------------------------------------------------------------------
 
 

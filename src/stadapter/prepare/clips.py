@@ -10,24 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.data import ClipTable, Collection
+from stadapter.prepare.task import Clip
 
 _NAME_LENGTH = 80
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A part of a file, and the name of its output. Rows of a table that say the same share one."""
-
-    source: str
-    """Absolute path."""
-    start_seconds: float | None
-    """Where it begins; None is the file's beginning."""
-    end_seconds: float | None
-    """Where it ends; None is the file's end."""
-    folder: str
-    """Name of the output's folder, after the source's."""
-    name: str
-    """Name of the output without suffix, no other clip's: the source's, and a hash of all above."""
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,27 @@ from typing import Any
 
 from stadapter.atomic import write_json, write_text
 from stadapter.data import Collection, load_collection
-from stadapter.prepare.clips import Clip, LabelledClip, labelled_clips, replace_files
+from stadapter.prepare.clips import LabelledClip, labelled_clips, replace_files
 from stadapter.prepare.manifest import Manifest, ManifestRow, read_manifest, write_manifest
 from stadapter.prepare.pack import SHARDS, Sample, pack_shards, shards_of
 from stadapter.prepare.speed import ReadingSpeed, measure_reading
-from stadapter.prepare.transcode import PrepareConfig, PreparedFile, Status, prepare_file
+from stadapter.prepare.task import (
+    VIDEOS,
+    Clip,
+    NotWritten,
+    Task,
+    do_task,
+    loose_path,
+    manifest_row,
+    stamp,
+)
+from stadapter.prepare.transcode import PrepareConfig, PreparedFile, Status
 from stadapter.progress import progress_bar
-from stadapter.workers import Alive, Lost, run_supervised
+from stadapter.workers import Lost, run_supervised
 
 RECORD = "prepare.json"
 MANIFEST = "manifest.csv"
 SPLIT = "split.csv"
-VIDEOS = "videos"
 
 RESERVE_BYTES = 64 * 1024**2
 """Free space below which no further clip is begun."""
@@ -134,7 +143,7 @@ def prepare_collection(
         finally:
             _remove_temporaries(out)  # of processes that were ended
         usable = [item for item in labelled if rows[item.clip.name].is_usable]
-        paths = {(item.split, item.clip.name): _loose(item.clip) for item in usable}
+        paths = {(item.split, item.clip.name): loose_path(item.clip) for item in usable}
         if shard_megabytes is not None:
             samples = [_sample(out, item, rows) for item in _merge_rows(usable)]
             paths = pack_shards(out, samples, shard_megabytes * 1024**2)
@@ -239,22 +248,6 @@ def _remove_temporaries(out: Path) -> None:
 # -- transcoding -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One clip as a worker gets it."""
-
-    clip: Clip
-    target: str
-    config: PrepareConfig
-
-
-@dataclass(frozen=True)
-class _NotWritten:
-    """The disk is full, or the folder is gone: no use to go on."""
-
-    reason: str
-
-
 def _transcode(
     out: Path,
     clips: dict[str, Clip],
@@ -266,7 +259,7 @@ def _transcode(
     done = _done(out, clips)
     stopped: list[str] = []
 
-    def tasks() -> Iterator[_Task]:
+    def tasks() -> Iterator[Task]:
         for name, clip in clips.items():
             if name in done:
                 continue
@@ -275,19 +268,19 @@ def _transcode(
                 stopped.append(f"only {_size(free)} are free")
             if stopped:
                 return
-            target = out / _loose(clip)
+            target = out / loose_path(clip)
             target.parent.mkdir(parents=True, exist_ok=True)
-            yield _Task(clip, str(target), config)
+            yield Task(clip, str(target), config)
 
     with (
         Manifest(out / MANIFEST) as manifest,
         progress_bar("preparing clips", len(clips), completed=len(done)) as bar,
     ):
         running = run_supervised(
-            _work, tasks(), num_workers=num_workers, timeout_seconds=timeout_seconds
+            do_task, tasks(), num_workers=num_workers, timeout_seconds=timeout_seconds
         )
         for task, outcome in running:
-            if isinstance(outcome, _NotWritten):
+            if isinstance(outcome, NotWritten):
                 stopped.append(outcome.reason)
                 continue
             row = _row(task.clip, outcome)
@@ -313,9 +306,9 @@ def _done(out: Path, clips: dict[str, Clip]) -> dict[str, ManifestRow]:
         row = rows.get(name)
         if row is None or row.file.status == "unfinished":
             continue
-        same = (row.source_bytes, row.source_mtime_ns) == _stamp(clip.source)
+        same = (row.source_bytes, row.source_mtime_ns) == stamp(clip.source)
         if same and (not row.is_usable or sizes.get(name) == row.file.output_bytes):
-            done[name] = replace(row, output=_loose(clip))
+            done[name] = replace(row, output=loose_path(clip))
     return done
 
 
@@ -332,38 +325,10 @@ def _stored_sizes(out: Path) -> dict[str, int]:
     return sizes
 
 
-def _work(task: _Task, alive: Alive) -> ManifestRow | _NotWritten:
-    """In a worker process: one clip."""
-    clip = task.clip
-    before = _stamp(clip.source)
-    try:
-        file = prepare_file(
-            clip.source,
-            task.target,
-            task.config,
-            start_seconds=clip.start_seconds,
-            end_seconds=clip.end_seconds,
-            alive=alive,
-        )
-    except ValueError as error:
-        file = PreparedFile("failed", str(error))
-    except OSError as error:
-        return _NotWritten(error.strerror or str(error))
-    if _stamp(clip.source) != before:
-        file = PreparedFile("unfinished", "the source changed while it was read")
-    return _manifest_row(clip, before, file)
-
-
 def _row(clip: Clip, outcome: ManifestRow | Lost) -> ManifestRow:
     if isinstance(outcome, ManifestRow):
         return outcome
-    return _manifest_row(clip, _stamp(clip.source), PreparedFile("unfinished", outcome.reason))
-
-
-def _manifest_row(clip: Clip, stamp: tuple[int, int], file: PreparedFile) -> ManifestRow:
-    return ManifestRow(
-        clip.source, *stamp, clip.start_seconds, clip.end_seconds, _loose(clip), file
-    )
+    return manifest_row(clip, stamp(clip.source), PreparedFile("unfinished", outcome.reason))
 
 
 def _note(manifest: Manifest, row: ManifestRow, stopped: list[str]) -> None:
@@ -371,21 +336,6 @@ def _note(manifest: Manifest, row: ManifestRow, stopped: list[str]) -> None:
         manifest.add(row)
     except OSError as error:  # let the others finish; this clip is made again
         stopped.append(error.strerror or str(error))
-
-
-def _stamp(source: str) -> tuple[int, int]:
-    """Size and time of change of a file, or of the tar that holds it; (-1, -1) without one."""
-    for path in (Path(source), *Path(source).parents):
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        return (-1, -1) if path.is_dir() else (status.st_size, status.st_mtime_ns)
-    return -1, -1
-
-
-def _loose(clip: Clip) -> str:
-    return f"{VIDEOS}/{clip.folder}/{clip.name}.mp4"
 
 
 def _name(output: str) -> str:
@@ -419,7 +369,7 @@ def _sample(out: Path, item: LabelledClip, rows: dict[str, ManifestRow]) -> Samp
     return Sample(
         split=item.split,
         name=clip.name,
-        video=out / _loose(clip),
+        video=out / loose_path(clip),
         num_bytes=rows[clip.name].file.output_bytes,
         record=json.dumps(record, ensure_ascii=False).encode(),
     )
