@@ -14,9 +14,9 @@ SOURCE = Path(stadapter.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("_torchvision", "atomic", "device", "interrupt", "ops", "progress"),
+    ("_torchvision", "atomic", "device", "interrupt", "ops", "progress", "workers"),
     ("backbones", "data"),
-    ("methods", "tasks"),
+    ("methods", "prepare", "tasks"),
     ("checkpoint",),
     ("hub",),
     ("model", "run"),
@@ -36,7 +36,7 @@ OWNED = {
     "argparse": {"cli.py"},
     "jsonargparse": {"cli.py"},
     "accelerate": {"train.py"},
-    "av": {"data/video.py", "data/order_only.py"},
+    "av": {"data/video.py", "data/order_only.py", "prepare/transcode.py"},
     "huggingface_hub": {"hub.py"},
 }
 """Package -> the only files that may import it."""

@@ -129,6 +129,39 @@ def _demo_data(argv: list[str]) -> int:
     return 0
 
 
+def _prepare(argv: list[str]) -> int:
+    """transcode a collection once, so that training reads it fast"""
+    from stadapter.device import default_num_workers
+    from stadapter.prepare.collection import prepare_collection
+    from stadapter.prepare.transcode import PrepareConfig
+
+    parser = _parser("prepare", "Small files with many key frames; resumes when run again.")
+    parser.add_argument("data", type=str, help="Folder per class, or CSV; only read.")
+    parser.add_argument("out", type=str, help="Folder to write, or to go on with.")
+    parser.add_argument("--shards", action="store_true", help="Pack the clips into tar shards.")
+    parser.add_argument("--shard_megabytes", type=int, default=512, help="Most of each shard.")
+    parser.add_argument("--num_workers", type=int | None, help="Processes; default: the cores.")
+    parser.add_argument(
+        "--timeout_seconds", type=float, default=120.0, help="End a process silent for so long."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of the split, where none is given.")
+    parser.add_class_arguments(PrepareConfig, as_group=False)
+    settings = parser.parse_args(argv).as_dict()
+    workers = settings.pop("num_workers")
+    shards, megabytes = settings.pop("shards"), settings.pop("shard_megabytes")
+    summary = prepare_collection(
+        settings.pop("data"),
+        settings.pop("out"),
+        shard_megabytes=megabytes if shards else None,
+        num_workers=default_num_workers() if workers is None else workers,
+        timeout_seconds=settings.pop("timeout_seconds"),
+        seed=settings.pop("seed"),
+        config=PrepareConfig(**settings),
+    )
+    print(summary)
+    return 0
+
+
 def _train(argv: list[str]) -> int:
     """train adapters on labelled clips"""
     from stadapter.recipe import train_recipe
@@ -308,6 +341,7 @@ def _convert_to_official(argv: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "demo-data": _demo_data,
+    "prepare": _prepare,
     "train": _train,
     "eval": _eval,
     "predict": _predict,

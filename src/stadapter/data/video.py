@@ -30,6 +30,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from stadapter.data.matroska import first_damage
+from stadapter.data.shards import open_member
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
@@ -182,9 +183,11 @@ class VideoReader:
 
     def _open(self) -> Any:
         file = Path(self.path)
-        if not file.is_file():
-            raise VideoError(self.path, "no such file" if not file.exists() else "not a file")
         try:
+            if not file.is_file() and (member := open_member(self.path)) is not None:
+                return av.open(member, metadata_errors="replace")  # in a tar shard
+            if not file.is_file():
+                raise VideoError(self.path, "no such file" if not file.exists() else "not a file")
             if file.stat().st_size == 0:
                 raise VideoError(self.path, "the file is empty")
             # A file, whatever its name looks like: "file:" keeps FFmpeg from reading it as a URL,
@@ -309,7 +312,7 @@ class VideoReader:
             return None
         wanted = (self._container.duration or 0) / av.time_base
         if name.startswith("matroska"):
-            with Path(self.path).open("rb") as file:
+            with open_member(self.path) or Path(self.path).open("rb") as file:
                 byte = first_damage(file)
             behind = 0 if byte is None else sum(position > byte for position in positions)
             if byte is not None and (behind or reached < 0.99 * wanted):
