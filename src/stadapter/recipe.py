@@ -21,6 +21,7 @@ from stadapter.data import (
     Preprocessing,
     SamplingConfig,
     check_trainable,
+    leave_out,
     load_collection,
 )
 from stadapter.device import pick_device
@@ -70,17 +71,20 @@ def train_recipe(
     data: str | Path,
     out: str | Path,
     *,
+    skip_list: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a run from start (or where it stopped) to end; returns its metrics.
+
+    Clips that `skip_list` names are left out (see `leave_out`).
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, PermissionError: input that cannot be used.
         TooManyBrokenError, FloatingPointError: a run that had to stop.
     """
     run = RunFolder(Path(out))
-    collection = load_collection(data, seed=recipe.train.seed)
+    collection = _without_skipped(load_collection(data, seed=recipe.train.seed), skip_list)
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.class_names)
     pick_device(recipe.train.device)  # refuse before anything is written
@@ -129,11 +133,14 @@ def evaluate_run(
     config: EvalConfig,
     *,
     split: str = "val",
+    skip_list: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     sampling: SamplingConfig | None = None,
     resolution: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Score a trained run on a split of `data` (or of its own collection); returns the metrics.
+
+    Clips that `skip_list` names are left out (see `leave_out`).
 
     Raises:
         ValueError, FileNotFoundError: input that cannot be used.
@@ -153,6 +160,7 @@ def evaluate_run(
     if data is None and not run.split.exists():
         raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
     collection = load_collection(source, class_names=info.class_names)
+    collection = _without_skipped(collection, skip_list)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
         split = "all"
@@ -208,6 +216,14 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _without_skipped(collection: Collection, skip_list: str | Path | None) -> Collection:
+    if skip_list is None:
+        return collection
+    collection, left_out = leave_out(collection, skip_list)
+    console.print(str(left_out), highlight=False, markup=False)
+    return collection
 
 
 def _title(run: RunFolder) -> str:

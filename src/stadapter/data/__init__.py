@@ -13,6 +13,7 @@ from stadapter.data.dataset import (
     make_loader,
 )
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
+from stadapter.data.skip_list import LeftOut, leave_out
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
 
@@ -25,6 +26,7 @@ __all__ = [
     "ClipTable",
     "Collection",
     "EpochSampler",
+    "LeftOut",
     "Preprocessing",
     "SamplingConfig",
     "TestReader",
@@ -34,6 +36,7 @@ __all__ = [
     "VideoReader",
     "check_trainable",
     "find_videos",
+    "leave_out",
     "load_collection",
     "make_loader",
     "read_clip",
