@@ -15,13 +15,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from videos import CODECS, FPS, numbered_frames, write_audio, write_video
 
 from stadapter.check.cache import FactsCache, stamp
-from stadapter.check.clips import Clip, Clips
+from stadapter.check.clips import Clip, Clips, load_clips
 from stadapter.check.collection import COLUMNS, CheckConfig, CheckResult, check_collection
+from stadapter.check.container import structure_faults
 from stadapter.check.decode import FileFacts, Problem, frames_shown, inspect_file
 from stadapter.check.findings import PROBLEMS, judge
 from stadapter.check.pool import Lost, run_apart
@@ -412,6 +414,36 @@ def test_labels_without_clips_and_missing_files(
         {"missing", "leak"},
     ]
     assert result.faults == ("class 'wave' has no clip that can be used",)
+
+
+def test_a_folder_that_train_refuses_keeps_its_splits(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("clap", "wave"):
+            (tmp_path / split / name).mkdir(parents=True)
+    (tmp_path / "train" / "wave" / "a.mp4").write_bytes(b"1")
+    (tmp_path / "val" / "clap" / "b.mp4").write_bytes(b"1")
+    clips = load_clips(tmp_path)
+    assert [(clip.split, clip.label) for clip in clips.rows] == [("train", "wave"), ("val", "clap")]
+    assert clips.class_names == ("clap", "wave")
+    assert clips.refusal is not None
+
+
+@pytest.mark.parametrize("live", ["0", "1"])
+def test_matroska_is_followed_through_all_clusters(live: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w", options={"live": live, "cluster_time_limit": "300"}) as container:
+        stream: Any = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
+        for image in textured(16, 0):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    sound = path.read_bytes()
+    assert structure_faults(path) == []
+    last = sound.rindex(b"\xa3", 0, sound.rindex(b"\x1f\x43\xb6\x75") + 40)
+    path.write_bytes(sound[:last] + b"\0" + sound[last + 1 :])
+    assert [fault.truncated for fault in structure_faults(path)] in ([False], [False, False])
+    path.write_bytes(sound + b"\0" * 100)
+    assert live == "1" or structure_faults(path) == []
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stadapter.data import ClipTable, find_videos, load_collection
+from stadapter.data.annotations import SPLITS
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,37 @@ def _clips(table: ClipTable, split: str | None) -> Sequence[Clip]:
 
 
 def _load_folder(data: Path, refusal: str) -> Clips:
-    """Every video below the folder; the first folder below it is its class, if there are two."""
+    """Every video below the folder; the folders above it are its class, and its split if all are.
+
+    With less than two classes it is a folder of videos, which nobody meant to train on.
+    """
     videos = find_videos(data)
     if not videos:
         raise ValueError(refusal)
-    parents = sorted(
-        child.name for child in data.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
-    if len(parents) < 2:
+    for path in videos:
+        if str(path) != str(path).encode("utf-8", "replace").decode():
+            raise ValueError(f"{data} has a file whose name is no UTF-8: {str(path)!r}; rename it")
+    folders = _folders(data)
+    splits = {folder.name: _split_name(folder.name) for folder in folders}
+    if folders and all(splits.values()):
+        classes = sorted({child.name for folder in folders for child in _folders(folder)})
+    else:
+        splits = {}
+        classes = [folder.name for folder in folders]
+    if len(classes) < 2:
         return Clips(tuple(Clip(str(path.absolute())) for path in videos))
     rows = []
     for path in videos:
-        parts = path.relative_to(data).parts
-        rows.append(Clip(str(path.absolute()), parts[0] if len(parts) > 1 else None))
-    return Clips(tuple(rows), tuple(parents), refusal)
+        *above, _ = path.relative_to(data).parts
+        split = splits.get(above.pop(0)) if splits and above else None
+        rows.append(Clip(str(path.absolute()), above[0] if above else None, split))
+    return Clips(tuple(rows), tuple(classes), refusal)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(c for c in folder.iterdir() if c.is_dir() and not c.name.startswith("."))
+
+
+def _split_name(name: str) -> str | None:
+    """ "Training" and "valid" are splits too."""
+    return next((split for split in SPLITS if name.lower().startswith(split)), None)

@@ -40,40 +40,43 @@ def structure_faults(path: str | Path) -> list[Fault]:
 
 # -- Matroska, WebM --------------------------------------------------------------------------------
 
-_SEGMENT, _CLUSTER, _CRC32 = 0x18538067, 0x1F43B675, 0xBF
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_MASTERS = frozenset({0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1254C367, _CLUSTER})
+"""Elements of a segment that hold others, and may begin with a checksum of them."""
 
 
 def _matroska(data: Bytes) -> Iterator[Fault]:
-    yield from _elements(data, 0, len(data), parent=0)
+    return _elements(data, 0, len(data), within=None)
 
 
-def _elements(data: Bytes, start: int, end: int, *, parent: int) -> Iterator[Fault]:
+def _elements(data: Bytes, start: int, end: int, *, within: int | None) -> Iterator[Fault]:
     """Follow the elements from `start` to `end`, which must fill it exactly."""
+    seen_segment = False
     while start < end:
         try:
             element, body = _number(data, start, with_marker=True)
             length, body = _number(data, body, with_marker=False)
         except ValueError:
-            yield Fault(f"no Matroska element at byte {start:,}")
+            if not (within is None and seen_segment):  # what follows the whole is not its own
+                yield Fault(f"no Matroska element at byte {start:,}")
             return
-        # A length of only ones: written live, it ends where its parent does.
-        stop = end if length is None else body + length
+        if length is None:  # written live: its children follow, here
+            start, within = body, within or element
+            continue
+        stop = body + length
         if stop > end:
             if end == len(data):
                 yield Fault(f"the file ends {stop - end:,} bytes early", truncated=True)
             else:
                 yield Fault(f"an element at byte {start:,} is longer than what holds it")
             return
-        if element in (_SEGMENT, _CLUSTER) and element != parent:
-            yield from _elements(data, body, stop, parent=element)
-        if parent == _SEGMENT and stop - body > 6 and data[body : body + 2] == b"\xbf\x84":
+        if element in (_SEGMENT, _CLUSTER):
+            yield from _elements(data, body, stop, within=element)
+        if within == _SEGMENT and element in _MASTERS and data[body : body + 2] == b"\xbf\x84":
             stated = int.from_bytes(data[body + 2 : body + 6], "little")
             if zlib.crc32(memoryview(data)[body + 6 : stop]) != stated:
-                yield Fault(
-                    f"checksum of {stop - start:,} bytes from byte {start:,} does not match"
-                )
-        if length is None and element == _CLUSTER:
-            return  # its children were followed to the end, later clusters among them
+                yield Fault(f"the checksum of the {length:,} bytes from {body:,} does not match")
+        seen_segment |= element == _SEGMENT
         start = stop
 
 
@@ -120,7 +123,7 @@ def _avi(data: Bytes) -> Iterator[Fault]:
         if not length:  # never finished by its writer: FFmpeg reads on to the end
             return
         yield from _chunks(data, start + 12, min(stop, len(data)))
-        if stop > len(data) + 1:
+        if stop > len(data) + 8:  # some writers count the first 8 bytes as well
             yield Fault(f"the file ends {stop - len(data):,} bytes early", truncated=True)
         start = stop
 
