@@ -23,7 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("evaluate", "official"),
     ("predict", "train"),
     ("report", "tables"),
-    ("recipe",),
+    ("check", "recipe"),
     ("info",),
     ("demo",),
     ("cli",),
@@ -36,7 +36,13 @@ OWNED = {
     "argparse": {"cli.py"},
     "jsonargparse": {"cli.py"},
     "accelerate": {"train.py"},
-    "av": {"data/video.py", "data/order_only.py", "prepare/transcode.py"},
+    "av": {
+        "check/cache.py",
+        "check/decode.py",
+        "data/video.py",
+        "data/order_only.py",
+        "prepare/transcode.py",
+    },
     "huggingface_hub": {"hub.py"},
 }
 """Package -> the only files that may import it."""

@@ -170,6 +170,7 @@ def _train(argv: list[str]) -> int:
     parser.add_argument("data", type=str, help="Folder or list of clips: docs/data-formats.md.")
     _add_data_flags(parser)
     parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
+    _add_skip_list(parser)
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     _add_overwrite(parser)
     settings = parser.parse_args(_expand(argv))
@@ -180,6 +181,7 @@ def _train(argv: list[str]) -> int:
         format=settings.format,
         videos=settings.videos,
         classes=settings.classes,
+        skip_list=settings.skip_list,
         resume=settings.resume,
         overwrite=settings.overwrite,
     )
@@ -199,11 +201,13 @@ def _eval(argv: list[str]) -> int:
     parser.add_argument("data", type=str, nargs="?", help="Other clips than the run's own.")
     _add_data_flags(parser)
     parser.add_argument("--split", type=str, default="val", help="Which clips: train, val or test.")
+    _add_skip_list(parser)
     _add_input_flags(parser)
     parser.add_class_arguments(EvalConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
     run, data, split = settings.pop("run"), settings.pop("data"), settings.pop("split")
     reading = {name: settings.pop(name) for name in ("format", "videos", "classes")}
+    skip_list = settings.pop("skip_list")
     weights, frames, resolution = _pop_input_flags(settings)
     metrics = evaluate_run(
         run,
@@ -211,6 +215,7 @@ def _eval(argv: list[str]) -> int:
         EvalConfig(**settings),
         split=split,
         **reading,
+        skip_list=skip_list,
         backbone_weights=weights,
         sampling=_sampling(run, frames),
         resolution=resolution,
@@ -260,6 +265,24 @@ def _predict(argv: list[str]) -> int:
     for prediction in unread:
         print(f"stadapter: {prediction.path}: {prediction.error}", file=sys.stderr)
     return 1 if len(unread) == len(predictions) else 0
+
+
+def _check(argv: list[str]) -> int:
+    """look all clips over: damage, duplicates, leaks between splits, classes"""
+    from stadapter.check.collection import CheckConfig, check_collection
+
+    parser = _parser(
+        "check",
+        "Decode every clip; writes check.csv, check.html and skip.csv. Exit code 1: problems.",
+    )
+    parser.add_argument("data", type=str, help="What `train` takes, or any folder of videos.")
+    parser.add_argument("--out", type=str, default="check", help="Folder to write.")
+    parser.add_class_arguments(CheckConfig, as_group=False)
+    settings = parser.parse_args(argv).as_dict()
+    data, out = settings.pop("data"), settings.pop("out")
+    result = check_collection(data, out, CheckConfig(**settings))
+    print(result.summary())
+    return 0 if result.sound else 1
 
 
 def _info(argv: list[str]) -> int:
@@ -345,10 +368,17 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "predict": _predict,
+    "check": _check,
     "info": _info,
     "backbones": _backbones,
     "convert": _convert,
 }
+
+
+def _add_skip_list(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "--skip_list", type=str | None, help="CSV of clips to leave out: skip.csv of `check`."
+    )
 
 
 def _add_overwrite(parser: "ArgumentParser") -> None:

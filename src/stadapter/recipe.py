@@ -25,6 +25,7 @@ from stadapter.data import (
     TooManyBrokenError,
     check_trainable,
     count_by_reason,
+    leave_out,
     load_collection,
     skipped,
     write_broken,
@@ -86,12 +87,14 @@ def train_recipe(
     format: str | None = None,
     videos: str | Path | None = None,
     classes: str | Path | None = None,
+    skip_list: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a run from start (or where it stopped) to end; returns its metrics.
 
-    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`.
+    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`; clips that
+    `skip_list` names are left out (see `leave_out`).
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, PermissionError: input that cannot be used.
@@ -101,6 +104,7 @@ def train_recipe(
     collection = load_collection(
         data, seed=recipe.train.seed, format=format, videos=videos, classes=classes
     )
+    collection = _without_skipped(collection, skip_list)
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.space)
     make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
@@ -157,13 +161,15 @@ def evaluate_run(
     format: str | None = None,
     videos: str | Path | None = None,
     classes: str | Path | None = None,
+    skip_list: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     sampling: SamplingConfig | None = None,
     resolution: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Score a trained run on a split of `data` (or of its own collection); returns the metrics.
 
-    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`.
+    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`; clips that
+    `skip_list` names are left out (see `leave_out`).
 
     Raises:
         ValueError, FileNotFoundError: input that cannot be used.
@@ -187,6 +193,7 @@ def evaluate_run(
     collection = load_collection(
         source, format=format, videos=videos, classes=classes, space=info.space
     )
+    collection = _without_skipped(collection, skip_list)
     announce_collection(collection, source)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
@@ -252,6 +259,14 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _without_skipped(collection: Collection, skip_list: str | Path | None) -> Collection:
+    if skip_list is None:
+        return collection
+    collection, left_out = leave_out(collection, skip_list)
+    console.print(str(left_out), highlight=False, markup=False)
+    return collection
 
 
 def _title(run: RunFolder) -> str:

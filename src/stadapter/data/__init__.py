@@ -29,6 +29,7 @@ from stadapter.data.labels import LabelSpace
 from stadapter.data.mirror import Mirror, flipped_clips
 from stadapter.data.mixing import draw_mixing
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
+from stadapter.data.skip_list import LeftOut, leave_out
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
 from stadapter.data.watchdog import WorkerKilledError, naming_killed_workers
@@ -44,6 +45,7 @@ __all__ = [
     "Collection",
     "EpochSampler",
     "LabelSpace",
+    "LeftOut",
     "Mirror",
     "OnBroken",
     "Preprocessing",
@@ -59,6 +61,7 @@ __all__ = [
     "draw_mixing",
     "find_videos",
     "flipped_clips",
+    "leave_out",
     "load_collection",
     "make_loader",
     "merge_broken",

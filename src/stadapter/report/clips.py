@@ -121,6 +121,11 @@ def _strip(reader: TestReader, path: str) -> str:
     T = len(frames)
     if T > MAX_FRAMES:
         frames = frames[[(2 * i + 1) * T // (2 * MAX_FRAMES) for i in range(MAX_FRAMES)]]
+    return frame_strip(list(frames))
+
+
+def frame_strip(frames: Sequence[Tensor]) -> str:
+    """Frames, uint8 (C, H, W) each, side by side as small embedded pictures."""
     n = len(frames)
     images = "".join(_image(frame) for frame in frames)
     return (
