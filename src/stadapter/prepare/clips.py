@@ -13,7 +13,8 @@ import numpy as np
 from stadapter.data import ClipTable, Collection
 from stadapter.prepare.task import Clip
 
-_NAME_LENGTH = 80
+_NAME_LENGTH = 72
+"""Of a name without its hash: with it and a suffix below the 100 bytes that a plain tar can say."""
 
 
 @dataclass(frozen=True)
