@@ -23,6 +23,8 @@ class Clip:
     """Where it starts in its file, seconds."""
     end: float = math.inf
     """Where it ends in its file, seconds."""
+    classes: tuple[str, ...] = ()
+    """The classes that its label names."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def load_clips(data: str | Path) -> Clips:
 def _clips(table: ClipTable, split: str | None) -> Sequence[Clip]:
     names = table.class_names
     return [
-        Clip(path, names[label], split)
+        Clip(path, names[label], split, classes=(names[label],))
         for path, label in zip(table.paths, table.labels, strict=True)
     ]
 
@@ -91,7 +93,8 @@ def _load_folder(data: Path, refusal: str) -> Clips:
     for path in videos:
         *above, _ = path.relative_to(data).parts
         split = splits.get(above.pop(0)) if splits and above else None
-        rows.append(Clip(str(path.absolute()), above[0] if above else None, split))
+        label = above[0] if above else None
+        rows.append(Clip(str(path.absolute()), label, split, classes=tuple(above[:1])))
     return Clips(tuple(rows), tuple(classes), refusal)
 
 
