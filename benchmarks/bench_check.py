@@ -1,9 +1,9 @@
 """What `stadapter check` notices: clips in many codecs, sound ones and damaged ones.
 
-For each codec and kind of damage, `--repeats` damaged copies of one generated clip. A copy whose
-decoded frames are those of the sound clip was not harmed and is not counted. Then sound files that
-are unusual. Prints how many damaged ones were found and every sound one that was flagged; the last
-line is JSON.
+For each codec and kind of damage, `--repeats` damaged copies of one generated clip. A copy that is
+not found and whose decoded frames are those of the sound clip was not harmed and is not counted.
+Then sound files that are unusual. Prints how many damaged ones were found and every sound one that
+was flagged; the last line is JSON.
 
     python benchmarks/bench_check.py --repeats 10
 """

@@ -341,6 +341,10 @@ def test_data_that_cannot_be_used(
 
 
 def write(path: Path, text: str) -> Path:
+    """A list beside two videos."""
+    for name in ("a.mp4", "b.mp4"):
+        (path.parent / name).touch()
+    path = path.with_suffix(".csv")
     path.write_text(text)
     return path
 

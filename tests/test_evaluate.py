@@ -309,6 +309,7 @@ def _only(collection: Path, folder: Path, name: str) -> Path:
 def test_what_cannot_be_scored(run_copy: Path, collection: Path, tmp_path: Path) -> None:
     stranger = tmp_path / "l.csv"
     stranger.write_text("path,label\na.mp4,jumping\n")
+    (tmp_path / "a.mp4").touch()
     before = (run_copy / "metrics.json").read_text()
     with pytest.raises(ValueError, match="'jumping', which the model does not know; it knows"):
         evaluate_run(run_copy, stranger, PLAIN)

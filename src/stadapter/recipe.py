@@ -194,7 +194,6 @@ def evaluate_run(
         source, format=format, videos=videos, classes=classes, space=info.space
     )
     collection = _without_skipped(collection, skip_list)
-    announce_collection(collection, source)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
         split = "all"
@@ -202,6 +201,7 @@ def evaluate_run(
         table = collection.splits[split]
     else:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(collection.splits)}")
+    announce_collection(collection, source)
     with _listing_broken(run, split):
         scores = score_clips(model, table, preprocessing, sampling, config)
     context = _context(split, preprocessing, sampling, config)

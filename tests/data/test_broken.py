@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -27,6 +28,7 @@ from stadapter.data import (
     ClipDataset,
     ClipTable,
     EpochSampler,
+    LabelSpace,
     OnBroken,
     Preprocessing,
     SamplingConfig,
@@ -58,7 +60,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ClipTable:
     (folder / "text.mp4").write_text("no video" * 99)
     names = ("whole", "most", "little", "text", "whole", "vanished")
     paths = tuple(str(folder / f"{name}.mp4") for name in names)
-    return ClipTable(paths, (0, 1, 0, 1, 0, 1), ("a", "b"))
+    return ClipTable(paths, np.array([0, 1, 0, 1, 0, 1]), LabelSpace.single_label(("a", "b")))
 
 
 def load(

@@ -25,6 +25,8 @@ class Clip:
     """Where it starts in its file, seconds."""
     end: float = math.inf
     """Where it ends in its file, seconds."""
+    classes: tuple[str, ...] = ()
+    """The classes that its label names."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def _clips(table: ClipTable, split: str | None) -> Sequence[Clip]:
     starts = np.nan_to_num(table.starts, nan=0.0).tolist()
     ends = np.nan_to_num(table.ends, nan=math.inf).tolist()
     return [
-        Clip(path, table.label_name(i), split, starts[i], ends[i])
-        for i, path in enumerate(table.paths)
+        Clip(path, table.label_name(i), split, starts[i], ends[i], table.space.classes_of(label))
+        for i, (path, label) in enumerate(zip(table.paths, table.labels, strict=True))
     ]
 
 
@@ -94,7 +96,8 @@ def _load_folder(data: Path, refusal: str) -> Clips:
     for path in videos:
         *above, _ = path.relative_to(data).parts
         split = splits.get(above.pop(0)) if splits and above else None
-        rows.append(Clip(str(path.absolute()), above[0] if above else None, split))
+        label = above[0] if above else None
+        rows.append(Clip(str(path.absolute()), label, split, classes=tuple(above[:1])))
     return Clips(tuple(rows), tuple(classes), refusal)
 
 

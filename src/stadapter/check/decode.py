@@ -257,7 +257,10 @@ class _Scan:
                 f"{len(corrupt):,} of {number:,} frames are damaged, from frame {corrupt[0]:,}",
             )
         if packets.num_corrupt:
-            self._add("damaged", f"{packets.num_corrupt:,} packets are marked as damaged")
+            self._add(
+                "damaged",
+                f"{packets.num_corrupt:,} of {packets.num:,} packets are marked as damaged",
+            )
         if packets.zero_run is not None:
             self._add("damaged", f"a run of zeros in packet {packets.zero_run:,}")
         # Two fields may come in two packets.

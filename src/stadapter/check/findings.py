@@ -26,7 +26,7 @@ PROBLEMS: dict[str, str] = {
     "failed": "the check itself failed on it",
     "label_conflict": "the same content has another label elsewhere",
     "leak": "the same content is in another split",
-    "duplicate": "the same content is in the split before it",
+    "duplicate": "the same content stands before it in its split",
     "listed_twice": "the same clip is listed before it",
 }
 """Kind of a problem -> what it means; the order of summaries."""
@@ -88,9 +88,9 @@ def count_classes(clips: Clips, checked: Sequence[CheckedClip]) -> list[ClassCou
     by_class: dict[str, Counter[str]] = {name: Counter() for name in clips.class_names}
     usable: Counter[str] = Counter()
     for one in checked:
-        if one.clip.label is not None:
-            by_class.setdefault(one.clip.label, Counter())[one.clip.split or ""] += 1
-            usable[one.clip.label] += not one.left_out
+        for name in one.clip.classes:
+            by_class.setdefault(name, Counter())[one.clip.split or ""] += 1
+            usable[name] += not one.left_out
     return [ClassCount(name, splits, usable[name]) for name, splits in by_class.items()]
 
 

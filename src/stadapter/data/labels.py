@@ -87,6 +87,14 @@ class LabelSpace:
             return tuple(self.class_names[k] for k in np.flatnonzero(row))
         return tuple(names[k] for names, k in zip(self.vocabularies, row, strict=True))
 
+    def classes_of(self, label: ArrayLike) -> tuple[str, ...]:
+        """Those of `class_names` that one label names; laid out as for `label_names`."""
+        row = np.atleast_1d(np.asarray(label))
+        sizes = [len(names) for names in self.vocabularies]
+        firsts = np.cumsum([0, *sizes[:-1]])
+        outputs = np.flatnonzero(row) if row.dtype == bool else firsts + row
+        return tuple(self.class_names[k] for k in outputs)
+
     def label_name(self, label: ArrayLike) -> str:
         """One label to read: "cup", "run|laugh" (empty for no class), "take|cup"."""
         names = self.label_names(label)
