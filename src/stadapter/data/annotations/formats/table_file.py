@@ -199,6 +199,6 @@ def _delimited_header(file: Path) -> list[str]:
     return read_header(file, _delimiter(file))
 
 
-CSV = _format("a CSV", (".csv",), _delimited_header, _read_delimited)
+CSV = _format("a CSV", (".csv", ""), _delimited_header, _read_delimited)
 TSV = _format("a TSV", (".tsv", ".tab"), _delimited_header, _read_delimited)
 PARQUET = _format("a Parquet file", (".parquet", ".pq"), parquet_header, _read_parquet)
