@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,17 @@ def test_a_file_that_cannot_be_read_says_so_and_stops_nothing(
     assert broken == Prediction(str(tmp_path / "a.mp4"), (), (), "the file is empty")
     assert by_class(good) == pytest.approx(by_class(predictor.predict([clips[0]["path"]])[0]))
     assert text.error and text.labels == ()
+
+
+def test_a_clip_in_a_tar_is_a_clip(predictor: Predictor, collection: Path, tmp_path: Path) -> None:
+    [clip, *_] = sorted(collection.rglob("*.mp4"))
+    with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+        tar.add(clip, "clip.mp4")
+    [loose] = predictor.predict([clip])
+    [packed] = predictor.predict([tmp_path / "clips.tar" / "clip.mp4"])
+    assert (packed.labels, packed.scores) == (loose.labels, loose.scores)
+    with pytest.raises(OSError, match=r"no member 'other\.mp4'"):
+        predictor.predict([tmp_path / "clips.tar" / "other.mp4"])
 
 
 def test_what_cannot_be_predicted(predictor: Predictor, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from stadapter.data import (
     VideoError,
     find_videos,
 )
+from stadapter.data.shards import open_member
 from stadapter.device import Precision, pick_device
 from stadapter.evaluate import view_probabilities
 from stadapter.model import VideoClassifier
@@ -110,7 +111,7 @@ class Predictor:
                 if not found:
                     raise ValueError(f"folder {path} has no videos")
                 files += found
-            elif path.exists():
+            elif path.exists() or open_member(str(path)):  # in a tar shard
                 files.append(path)
             else:
                 raise FileNotFoundError(f"{path} does not exist")

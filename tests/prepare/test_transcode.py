@@ -199,6 +199,22 @@ def test_damage_in_the_middle_ends_the_clip_before_it(tmp_path: Path) -> None:
     assert refused.status == "failed" and "of the clip comes before it" in refused.reason
 
 
+def test_a_hole_over_which_the_container_leaps_ends_the_clip_before_it(tmp_path: Path) -> None:
+    source = write_video(
+        tmp_path / "in.webm", numbered_frames(250)[:240], codec="libvpx-vp9", gop=10
+    )
+    content = bytearray(source.read_bytes())
+    begin, end = int(len(content) * 0.7), int(len(content) * 0.8)
+    content[begin:end] = bytes(end - begin)
+    source.write_bytes(content)
+    made = prepare_file(source, tmp_path / "out.mp4", replace(CONFIG, min_share=0.1))
+    assert made.status == "salvaged" and made.reason
+    with VideoReader(tmp_path / "out.mp4") as out:
+        shown = shown_numbers(out.read(range(out.num_frames)))
+    assert shown == list(range(len(shown)))
+    assert 0 < len(shown) < 200
+
+
 def test_a_stream_that_begins_between_key_frames_begins_at_the_first(tmp_path: Path) -> None:
     source = write_video(
         tmp_path / "in.ts", numbered_frames(40), gop=8, options={"bf": "2", "sc_threshold": "0"}

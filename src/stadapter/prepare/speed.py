@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from stadapter.data import VideoError, VideoReader
+from stadapter.data import SamplingConfig, VideoError, read_clip, sample_test
 from stadapter.prepare.manifest import ManifestRow
 
 NUM_FRAMES = 8
@@ -43,8 +43,8 @@ def measure_reading(out: Path, rows: Sequence[ManifestRow]) -> ReadingSpeed | No
         times: list[tuple[float, float]] = []
         try:
             for _ in range(NUM_READS):
-                source = _seconds(row.source, row.start_seconds or 0.0, row.end_seconds)
-                times.append((source, _seconds(str(out / row.output), 0.0, None)))
+                source = _seconds(row.source, row.start_seconds, row.end_seconds)
+                times.append((source, _seconds(str(out / row.output))))
         except VideoError:  # such as what `prepare` forgives and the reader does not
             continue
         pairs.append((min(t for t, _ in times), min(t for _, t in times)))
@@ -53,14 +53,9 @@ def measure_reading(out: Path, rows: Sequence[ManifestRow]) -> ReadingSpeed | No
     return ReadingSpeed(len(pairs), mean(s for s, _ in pairs), mean(o for _, o in pairs))
 
 
-def _seconds(path: str, start: float, end: float | None) -> float:
+def _seconds(path: str, start: float | None = None, end: float | None = None) -> float:
     """Time to open a file and read frames spread over the part from `start` to `end`, seconds."""
     begin = time.perf_counter()
-    with VideoReader(path) as reader:
-        total = reader.num_frames
-        fps = reader.fps or 25.0
-        first = min(round(start * fps), total - 1)
-        stop = total if end is None else min(round(end * fps), total)
-        count = max(1, stop - first)
-        reader.read([first + (2 * i + 1) * count // (2 * NUM_FRAMES) for i in range(NUM_FRAMES)])
+    sampling = SamplingConfig(NUM_FRAMES)
+    read_clip(path, lambda total: sample_test(total, sampling)[0], start=start, end=end)
     return time.perf_counter() - begin

@@ -309,9 +309,13 @@ class _Source:
         number = 0
         codec = self._stream.codec_context.name
         lost = _LostPictures(codec in _FRAME_PER_PACKET and not self._times_are_guessed())
+        hole = self._first_hole()
         try:
             for packet in self._container.demux(self._stream):
                 self._alive()
+                if hole is not None and (packet.pos or 0) > hole:
+                    self.damage = f"damaged container (no Matroska element at byte {hole})"
+                    return
                 if packet.size:
                     self._num_packets += 1
                     if key_pts is None:
@@ -336,6 +340,15 @@ class _Source:
             self.damage = fault.reason
             return
         self._check_complete()
+
+    def _first_hole(self) -> int | None:
+        """Byte of a Matroska file at which FFmpeg leaps to what it understands next, silently."""
+        if not self._container.format.name.startswith("matroska"):
+            return None
+        from stadapter.data.matroska import first_damage  # only here: `data` imports torch
+
+        with _open_in_shard(self.path) or Path(self.path).open("rb") as file:
+            return first_damage(file)
 
     def _check_complete(self) -> None:
         """Note a file that ends early, for the containers whose headers can be believed."""
