@@ -310,7 +310,7 @@ def test_a_config_that_cannot_be_used(
 
 def make_tree(folder: Path, **clips: int) -> Path:
     for name, count in clips.items():
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             (folder / name / f"{i}.mp4").touch()
     return folder
@@ -321,6 +321,10 @@ def make_tree(folder: Path, **clips: int) -> Path:
     [
         (lambda d: make_tree(d, a=2, b=0), ["class folder", "b has no videos"]),
         (lambda d: make_tree(d, a=2), ["one class only ('a')"]),
+        (
+            lambda d: make_tree(d, **{"val/a": 1, "train/a": 1, "train/b": 1, "train": 1}),
+            ["train has videos beside its class folders: '0.mp4'"],
+        ),
         (lambda d: make_tree(d), ["does not exist"]),
         (lambda d: d, ["does not exist"]),
         (

@@ -21,6 +21,13 @@ def _read(lists: Lists, source: Source) -> Annotations:
         paths, labels = _read_classes(folder, classes)
         return Annotations(paths, "single_label", (labels,))
     others = [c.name for c in classes if c not in splits]
+    for child in classes:
+        if child.name in others and child.name.lower() in SPLIT_NAMES and _class_folders(child):
+            strays = [path.name for path in sorted(child.iterdir()) if _is_video(path)]
+            raise ValueError(
+                f"{child} has videos beside its class folders: {listed(strays)}; move them into a "
+                "class, or away"
+            )
     if others:
         raise ValueError(
             f"{folder} mixes split folders with {listed(others)}; put every class below "
@@ -66,6 +73,8 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _has_videos(folder: Path) -> bool:
-    return any(
-        path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() for path in folder.iterdir()
-    )
+    return any(map(_is_video, folder.iterdir()))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
