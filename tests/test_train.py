@@ -1,5 +1,6 @@
 """A run reaches its end and leaves every file; interrupted, it goes on as if nothing had been."""
 
+import csv
 import json
 import math
 import os
@@ -18,10 +19,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from videos import numbered_frames, write_audio, write_video
 
 from stadapter import FullFinetuneConfig, LinearProbeConfig, STAdapterConfig, create_model
 from stadapter.checkpoint import CONFIG, TENSORS
-from stadapter.data import TooManyBrokenError, TrainReader, load_collection
+from stadapter.data import OnBroken, TooManyBrokenError, TrainReader, load_collection
 from stadapter.hub import CARD
 from stadapter.model import VideoClassifier
 from stadapter.recipe import Recipe, train_recipe
@@ -372,6 +374,52 @@ def test_broken_clips_are_skipped_counted_and_named(
     ]
     assert metrics["broken_train_reasons"] == {"skipped: no such file": 1}
     assert 0 <= metrics["waited_for_data"] <= 1
+
+
+@pytest.fixture(scope="module")
+def damaged_collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes; in training two sound clips of each, and one clip of each kind of damage."""
+    folder = tmp_path_factory.mktemp("damaged") / "clips"
+    frames = numbered_frames(48)
+    for split, count in (("train", 2), ("val", 1)):
+        for label in ("clap", "wave"):
+            for i in range(count):
+                write_video(folder / split / label / f"{i}.mp4", frames)
+    train = folder / "train" / "clap"
+    (train / "empty.mp4").touch()
+    (train / "text.mp4").write_text("no video")
+    write_audio(train / "audio.mp4")
+    late, early = (
+        write_video(train / f"{name}.mkv", frames, gop=8) for name in ("cut late", "cut early")
+    )
+    late.write_bytes(late.read_bytes()[: int(late.stat().st_size * 0.8)])
+    early.write_bytes(early.read_bytes()[: int(early.stat().st_size * 0.3)])
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker:UserWarning")
+@pytest.mark.parametrize("on_broken", ["skip", "salvage"])
+def test_the_same_clips_are_broken_for_any_number_of_workers(
+    damaged_collection: Path, recipe: Recipe, tmp_path: Path, on_broken: OnBroken
+) -> None:
+    expected = dict.fromkeys(("audio.mp4", "cut early.mkv", "empty.mp4", "text.mp4"), "skipped")
+    expected["cut late.mkv"] = "salvaged" if on_broken == "salvage" else "skipped"
+    wanted = change(recipe, on_broken=on_broken, max_broken=0.6)
+    runs = []
+    for num_workers in (0, 2, 4):
+        runs.append(tmp_path / f"run{num_workers}")
+        metrics = train_recipe(
+            change(wanted, num_workers=num_workers), damaged_collection, runs[-1]
+        )
+        with (runs[-1] / "broken.csv").open(encoding="utf-8", newline="") as file:
+            listed = {Path(row["path"]).name: row["action"] for row in csv.DictReader(file)}
+        assert listed == expected
+        assert sum(metrics["broken_train_reasons"].values()) == 5
+        assert len(metrics["broken_train"]) == list(expected.values()).count("skipped")
+        assert metrics["num_clips"] == 2
+    for run in runs[1:]:
+        assert_same_run(run, runs[0])
+        assert (run / "broken.csv").read_text() == (runs[0] / "broken.csv").read_text()
 
 
 def test_too_many_broken_clips_stop_the_run_with_a_list(
