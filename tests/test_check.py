@@ -28,7 +28,7 @@ from stadapter.check.decode import FileFacts, Problem, frames_shown, inspect_fil
 from stadapter.check.findings import PROBLEMS, judge
 from stadapter.check.pool import Lost, run_apart
 from stadapter.cli import run
-from stadapter.data import leave_out, load_collection
+from stadapter.data import DataConfig, leave_out, load_collection
 from stadapter.recipe import Recipe, train_recipe
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -509,7 +509,7 @@ def test_train_and_eval_leave_out(
 ) -> None:
     one_epoch = replace(recipe, train=replace(recipe.train, epochs=1))
     skip = result.out / "skip.csv"
-    metrics = train_recipe(one_epoch, planted, tmp_path / "run", skip_list=skip)
+    metrics = train_recipe(one_epoch, planted, tmp_path / "run", reading=DataConfig(skip_list=skip))
     assert "the skip list leaves out 9 clips (9 train)" in capsys.readouterr().err
     assert (metrics["num_broken"], metrics["broken_train"]) == (0, [])
     held_out = tmp_path / "one.csv"

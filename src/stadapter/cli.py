@@ -8,7 +8,8 @@ Bad input ends in one sentence and exit code 2, a failed run in one sentence and
 import json
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from stadapter import __version__
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from stadapter.data import SamplingConfig
+    from stadapter.data import DataConfig, SamplingConfig
 
 SHORT_FLAGS = {
     "epochs": "train.epochs",
@@ -146,6 +147,7 @@ def _prepare(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the split, where none is given.")
     parser.add_class_arguments(PrepareConfig, as_group=False)
+    _add_data_flags(parser)
     settings = parser.parse_args(argv).as_dict()
     workers = settings.pop("num_workers")
     shards, megabytes = settings.pop("shards"), settings.pop("shard_megabytes")
@@ -156,6 +158,7 @@ def _prepare(argv: list[str]) -> int:
         num_workers=default_num_workers() if workers is None else workers,
         timeout_seconds=settings.pop("timeout_seconds"),
         seed=settings.pop("seed"),
+        reading=_pop_data_flags(settings),
         config=PrepareConfig(**settings),
     )
     print(summary)
@@ -170,18 +173,15 @@ def _train(argv: list[str]) -> int:
     parser.add_argument("data", type=str, help="Folder or list of clips: docs/data-formats.md.")
     _add_data_flags(parser)
     parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
-    _add_skip_list(parser)
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     _add_overwrite(parser)
     settings = parser.parse_args(_expand(argv))
+    reading = _pop_data_flags(settings)
     metrics = train_recipe(
         _recipe(parser, settings),
         settings.data,
         settings.out,
-        format=settings.format,
-        videos=settings.videos,
-        classes=settings.classes,
-        skip_list=settings.skip_list,
+        reading=reading,
         resume=settings.resume,
         overwrite=settings.overwrite,
     )
@@ -201,21 +201,18 @@ def _eval(argv: list[str]) -> int:
     parser.add_argument("data", type=str, nargs="?", help="Other clips than the run's own.")
     _add_data_flags(parser)
     parser.add_argument("--split", type=str, default="val", help="Which clips: train, val or test.")
-    _add_skip_list(parser)
     _add_input_flags(parser)
     parser.add_class_arguments(EvalConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
     run, data, split = settings.pop("run"), settings.pop("data"), settings.pop("split")
-    reading = {name: settings.pop(name) for name in ("format", "videos", "classes")}
-    skip_list = settings.pop("skip_list")
+    reading = _pop_data_flags(settings)
     weights, frames, resolution = _pop_input_flags(settings)
     metrics = evaluate_run(
         run,
         data,
         EvalConfig(**settings),
         split=split,
-        **reading,
-        skip_list=skip_list,
+        reading=reading,
         backbone_weights=weights,
         sampling=_sampling(run, frames),
         resolution=resolution,
@@ -277,10 +274,12 @@ def _check(argv: list[str]) -> int:
     )
     parser.add_argument("data", type=str, help="What `train` takes, or any folder of videos.")
     parser.add_argument("--out", type=str, default="check", help="Folder to write.")
+    _add_data_flags(parser, skip={"skip_list"})
     parser.add_class_arguments(CheckConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
+    reading = _pop_data_flags(settings)
     data, out = settings.pop("data"), settings.pop("out")
-    result = check_collection(data, out, CheckConfig(**settings))
+    result = check_collection(data, out, CheckConfig(**settings), reading=reading)
     print(result.summary())
     return 0 if result.sound else 1
 
@@ -375,22 +374,22 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _add_skip_list(parser: "ArgumentParser") -> None:
-    parser.add_argument(
-        "--skip_list", type=str | None, help="CSV of clips to leave out: skip.csv of `check`."
-    )
-
-
 def _add_overwrite(parser: "ArgumentParser") -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
 
 
-def _add_data_flags(parser: "ArgumentParser") -> None:
-    from stadapter.data import FORMATS
+def _add_data_flags(parser: "ArgumentParser", skip: Collection[str] = ()) -> None:
+    from stadapter.data import FORMATS, DataConfig
 
     parser.add_argument("--format", choices=list(FORMATS), help="Of DATA; recognised by default.")
-    parser.add_argument("--videos", type=str | None, help="Folder of the videos of a list.")
-    parser.add_argument("--classes", type=str | None, help="Text file, a class name per line.")
+    parser.add_class_arguments(DataConfig, as_group=False, skip={"format", *skip})
+
+
+def _pop_data_flags(settings: Any) -> "DataConfig":
+    from stadapter.data import DataConfig
+
+    names = [field.name for field in fields(DataConfig) if field.name in settings]
+    return DataConfig(**{name: settings.pop(name) for name in names})
 
 
 def _recipe_parser(verb: str, description: str, argv: Sequence[str]) -> "ArgumentParser":
@@ -411,8 +410,6 @@ def _recipe_parser(verb: str, description: str, argv: Sequence[str]) -> "Argumen
 
 
 def _recipe(parser: "ArgumentParser", settings: Any) -> Any:
-    from dataclasses import fields
-
     from stadapter.methods import method_from_dict
     from stadapter.recipe import Recipe
 

@@ -21,6 +21,7 @@ from stadapter.check.findings import (
 )
 from stadapter.check.page import check_page, clips_shown
 from stadapter.check.pool import Lost, run_apart
+from stadapter.data import DataConfig
 from stadapter.device import default_num_workers
 from stadapter.progress import progress_bar
 from stadapter.tables import table_text
@@ -105,7 +106,11 @@ class CheckResult:
 
 
 def check_collection(
-    data: str | Path, out: str | Path, config: CheckConfig | None = None
+    data: str | Path,
+    out: str | Path,
+    config: CheckConfig | None = None,
+    *,
+    reading: DataConfig | None = None,
 ) -> CheckResult:
     """Decode every clip of DATA, compare them, and write check.csv, check.html and skip.csv.
 
@@ -116,9 +121,10 @@ def check_collection(
         data: what `load_collection` reads, or any folder of videos.
         out: folder for the results; made if it is not there.
         config: processes and timeout.
+        reading: how DATA is read; by default as it lies there.
 
     Raises:
-        FileNotFoundError: `data` does not exist.
+        FileNotFoundError: `data`, or what `reading` names, does not exist.
         ValueError: it cannot be read, has no videos, or `out` lies in it.
         OSError: `out` cannot be written.
     """
@@ -128,7 +134,7 @@ def check_collection(
             f"out folder {out} lies in {data}, where it would be taken for a class; "
             "choose another --out"
         )
-    clips = load_clips(data)
+    clips = load_clips(data, reading or DataConfig())
     out.mkdir(parents=True, exist_ok=True)
     cache = FactsCache(out / CACHE_NAME)
     paths = list(dict.fromkeys(clip.path for clip in clips.rows))
