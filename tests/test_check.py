@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -26,10 +25,10 @@ from stadapter.check.collection import COLUMNS, CheckConfig, CheckResult, check_
 from stadapter.check.container import structure_faults
 from stadapter.check.decode import FileFacts, Problem, frames_shown, inspect_file
 from stadapter.check.findings import PROBLEMS, judge
-from stadapter.check.pool import Lost, run_apart
 from stadapter.cli import run
 from stadapter.data import DataConfig, leave_out, load_collection
 from stadapter.recipe import Recipe, train_recipe
+from stadapter.workers import LostKind
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ONE = CheckConfig(num_workers=1)
@@ -201,37 +200,6 @@ def test_awkward_files() -> None:
             assert facts.frames_decoded == int(row["frames_decoded_pyav"])
 
 
-# -- processes that are lost -----------------------------------------------------------------------
-
-
-def fragile(item: str) -> str:
-    if item == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item == "hang":
-        time.sleep(3600)
-    if item == "raise":
-        raise ZeroDivisionError("no")
-    return item.upper()
-
-
-def test_a_lost_process_costs_its_item_alone() -> None:
-    items = ["a", "kill", "b", "raise", "c"]
-    found = dict(run_apart(fragile, items, num_workers=2, timeout_seconds=600))
-    assert {name: found[name] for name in "abc"} == {"a": "A", "b": "B", "c": "C"}
-    killed, raised = found["kill"], found["raise"]
-    assert isinstance(killed, Lost)
-    assert isinstance(raised, Lost)
-    assert (killed.kind, raised.kind) == ("killed", "failed")
-    assert "signal 9" in killed.detail
-    assert "ZeroDivisionError: no" in raised.detail
-
-
-def test_a_process_that_hangs_is_ended() -> None:
-    found = dict(run_apart(fragile, ["hang", "hang"], num_workers=1, timeout_seconds=0.5))
-    assert found == {"hang": Lost("timed_out", "not decoded within 0.5 seconds")}
-    assert {"killed", "timed_out", "failed"} <= PROBLEMS.keys()
-
-
 # -- a collection ----------------------------------------------------------------------------------
 
 PLANTED = {
@@ -291,6 +259,10 @@ def test_every_planted_defect_and_no_sound_file(planted: Path, result: CheckResu
     for name, kind in PLANTED.items():
         assert kind in found[name]
     assert not result.sound
+
+
+def test_a_lost_process_is_a_problem_of_its_file() -> None:
+    assert set(get_args(LostKind)) <= PROBLEMS.keys()
 
 
 def kinds_of(problems: tuple[Problem, ...]) -> set[str]:

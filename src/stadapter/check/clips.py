@@ -47,7 +47,7 @@ class Clips:
     """Why `train` refuses the collection, if it does."""
 
 
-def load_clips(data: str | Path, reading: DataConfig) -> Clips:
+def load_clips(data: str | Path, reading: DataConfig | None = None) -> Clips:
     """Read DATA as `train` does, and say how.
 
     A folder that `train` refuses is taken as it lies there, unless `reading` says how to read it.
@@ -56,7 +56,7 @@ def load_clips(data: str | Path, reading: DataConfig) -> Clips:
         FileNotFoundError: `data` does not exist.
         ValueError: a list that cannot be read, or a folder without videos.
     """
-    data = Path(data)
+    data, reading = Path(data), reading or DataConfig()
     try:
         collection = load_collection(data, reading)
     except ValueError as error:

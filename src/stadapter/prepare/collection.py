@@ -345,7 +345,7 @@ def _stored_sizes(out: Path) -> dict[str, int]:
 def _row(clip: Clip, outcome: ManifestRow | Lost) -> ManifestRow:
     if isinstance(outcome, ManifestRow):
         return outcome
-    return manifest_row(clip, stamp(clip.source), PreparedFile("unfinished", outcome.reason))
+    return manifest_row(clip, stamp(clip.source), PreparedFile("unfinished", outcome.detail))
 
 
 def _note(manifest: Manifest, row: ManifestRow, stopped: list[str]) -> None:
