@@ -27,6 +27,9 @@ from stadapter.check.decode import FileFacts, Problem, frames_shown, inspect_fil
 from stadapter.check.findings import PROBLEMS, judge
 from stadapter.cli import run
 from stadapter.data import DataConfig, leave_out, load_collection
+from stadapter.data.shards import open_member, shard_index
+from stadapter.prepare import PrepareConfig
+from stadapter.prepare.collection import prepare_collection
 from stadapter.recipe import Recipe, train_recipe
 from stadapter.workers import LostKind
 
@@ -410,12 +413,12 @@ def test_matroska_is_followed_through_all_clusters(live: str, tmp_path: Path) ->
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     sound = path.read_bytes()
-    assert structure_faults(path) == []
+    assert structure_faults(str(path)) == []
     last = sound.rindex(b"\xa3", 0, sound.rindex(b"\x1f\x43\xb6\x75") + 40)
     path.write_bytes(sound[:last] + b"\0" + sound[last + 1 :])
-    assert [fault.truncated for fault in structure_faults(path)] in ([False], [False, False])
+    assert [fault.truncated for fault in structure_faults(str(path))] in ([False], [False, False])
     path.write_bytes(sound + b"\0" * 100)
-    assert live == "1" or structure_faults(path) == []
+    assert live == "1" or structure_faults(str(path)) == []
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -429,6 +432,49 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert run(["check", *argv]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "data" / "out").exists()
+
+
+# -- shards ----------------------------------------------------------------------------------------
+
+
+def test_clips_in_shards_are_checked_like_files(tmp_path: Path) -> None:
+    for i in range(6):
+        write_clip(tmp_path / "data" / "ab"[i % 2] / f"{i}.mp4", i)
+    made = tmp_path / "made"
+    config = PrepareConfig(preset="ultrafast")
+    prepare_collection(tmp_path / "data", made, config, shard_megabytes=1)
+    [tar] = (made / "shards").glob("train-*.tar")
+    result = check_collection(made, tmp_path / "check", ONE)
+    assert result.sound
+    assert len(result.clips) == 6
+    for one in result.clips:
+        assert one.facts.frames_decoded == 16
+        member = open_member(one.clip.path)
+        assert member is not None
+        assert one.facts.bytes == len(member.getvalue())
+
+    names = [name.decode() for name in shard_index(tar).names if name.endswith(b".mp4")]
+    offset, size = shard_index(tar).find(names[0]) or (0, 0)
+    data = bytearray(tar.read_bytes())
+    for at in range(offset + size // 4, offset + size // 2, 7):
+        data[at] ^= 0x55
+    tar.write_bytes(data)
+    rows = (made / "split.csv").read_text().splitlines()
+    (made / "split.csv").write_text(
+        "\n".join([*rows, f"shards/{tar.name}/gone.mp4,a,train"]) + "\n"
+    )
+    result = check_collection(made, tmp_path / "check", ONE)
+    found = {Path(one.clip.path).name: kinds_of(one.problems) for one in result.clips}
+    assert {name for name, kinds in found.items() if kinds} == {names[0], "gone.mp4"}
+    assert found[names[0]] & {"damaged", "lost_frames"}
+    assert found["gone.mp4"] == {"missing"}
+    kept, left_out = leave_out(load_collection(made), tmp_path / "check" / "skip.csv")
+    assert (len(kept.whole()), left_out.unmatched) == (5, ())
+
+    tar.write_bytes(data[: offset + size // 2])  # its last members, and part of this one
+    cut = inspect_file(f"{tar}/{names[0]}")
+    assert kinds(cut) == {"unreadable"}
+    assert "the shard is truncated" in cut.problems[0].detail
 
 
 # -- the skip list ---------------------------------------------------------------------------------

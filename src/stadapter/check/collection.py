@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stadapter.atomic import write_text
-from stadapter.check.cache import FactsCache, stamp
+from stadapter.check.cache import FactsCache, stamp_or_none
 from stadapter.check.clips import load_clips
 from stadapter.check.decode import FileFacts, Problem
 from stadapter.check.findings import (
@@ -158,7 +158,7 @@ def _inspect(paths: Sequence[str], cache: FactsCache, config: CheckConfig) -> di
         if known is not None:
             facts[path] = known
         else:
-            stamps[path] = stamp(path)
+            stamps[path] = stamp_or_none(path)
     with progress_bar("checking clips", len(paths), completed=len(facts)) as bar:
         for path, found in run_supervised(
             inspect,
