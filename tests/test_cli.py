@@ -208,6 +208,27 @@ def test_a_config_names_the_method(
     assert json.loads(out)["method"] == "linear_probe"
 
 
+@pytest.mark.parametrize("text", ["", "method: {width: 8}\n", "method.width: 8\n"])
+def test_a_flag_takes_another_method_than_the_config(
+    stadapter: Callable[..., Output], trained_run: Path, tmp_path: Path, text: str
+) -> None:
+    """Its own defaults count then, and everything else of the config."""
+    config = tmp_path / "r.yaml"
+    rest = "pretrained: false\nsampling: {num_frames: 5}\n"
+    config.write_text(text + rest if text else (trained_run / "recipe.yaml").read_text())
+    words = ["info", "--format", "json"]
+    code, out, err = stadapter(*words, "--config", config, "--method", "linear_probe")
+    assert code == 0, err
+    assert "settings of st_adapter in" in err
+    (tmp_path / "bare.yaml").write_text(rest)
+    bare = ["--config", tmp_path / "bare.yaml", "--method", "linear_probe"]
+    assert (json.loads(out) == json.loads(stadapter(*words, *bare)[1])) == bool(text)
+    assert json.loads(out)["method"] == "linear_probe"
+    code, out, err = stadapter(*words, f"--config={config}", "--method=st_adapter")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["method"] == "st_adapter"
+
+
 def test_a_config_with_a_bare_method_says_how_to_write_it(
     stadapter: Callable[..., Output], tmp_path: Path
 ) -> None:

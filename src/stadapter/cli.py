@@ -37,6 +37,8 @@ SHORT_FLAGS = {
     "method": "method.name",
 }
 """Short flag of `train` and `info` -> its place in the recipe."""
+DEFAULT_METHOD = "st_adapter"
+"""Where neither a flag nor a YAML names one."""
 
 
 class _UsageError(ValueError):
@@ -421,47 +423,82 @@ def _recipe(parser: "ArgumentParser", settings: Any) -> Any:
 
 def _method_name(argv: Sequence[str]) -> str:
     """The method that flags or the YAML of --config name, before the parser can be built."""
-    import yaml
-
     from stadapter.methods import METHODS
 
-    name = _flag_value(argv, ("--method", "--method.name"))
-    config = _flag_value(argv, ("--config",))
-    if name is None and config is not None:
-        if not Path(config).is_file():
-            raise _UsageError(f"--config {config} does not exist")
-        try:
-            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise _UsageError(f"--config {config} is no YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise _UsageError(f"--config {config} holds no settings")
-        method = content.get("method", {})
-        if not isinstance(method, dict):
-            raise _UsageError(f"--config {config}: write method: {{name: {method}}}")
-        name = content.get("method.name", method.get("name"))
-    name = name or "st_adapter"
+    names = _flag_values(argv, ("--method", "--method.name"))
+    configs = _flag_values(argv, ("--config",))
+    name = names[-1] if names else None
+    for config in configs:
+        found = _method_of(config, _read_config(config))
+        if not names and found is not None:
+            name = found
+    name = name or DEFAULT_METHOD
     if name not in METHODS:
         raise _UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
     return name
 
 
-def _flag_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
-    value = None
+def _read_config(config: str) -> dict[str, Any]:
+    import yaml
+
+    if not Path(config).is_file():
+        raise _UsageError(f"--config {config} does not exist")
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _UsageError(f"--config {config} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise _UsageError(f"--config {config} holds no settings")
+    return content
+
+
+def _method_of(config: str, content: dict[str, Any]) -> str | None:
+    """The method that a YAML's settings are of; None if it has none of any."""
+    method = content.get("method", {})
+    if not isinstance(method, dict):
+        raise _UsageError(f"--config {config}: write method: {{name: {method}}}")
+    name: str | None = content.get("method.name", method.get("name"))
+    settings = any(key.partition(".")[0] == "method" for key in map(str, content))
+    return name or (DEFAULT_METHOD if settings else None)
+
+
+def _config_for(config: str, method: str) -> str:
+    """A YAML as a value of --config: its path, or its text without another method's settings."""
+    import yaml
+
+    from stadapter.progress import console
+
+    content = _read_config(config)
+    other = _method_of(config, content)
+    if other in (method, None):
+        return config
+    note = f"note: --method {method}: the settings of {other} in {config} are not used"
+    console.print(note, highlight=False, markup=False)
+    rest = {k: v for k, v in content.items() if str(k).partition(".")[0] != "method"}
+    return yaml.safe_dump(rest, allow_unicode=True)
+
+
+def _flag_values(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+    values = []
     for i, word in enumerate(argv):
         flag, equals, rest = word.partition("=")
-        if flag in flags:
-            value = rest if equals else (argv[i + 1] if i + 1 < len(argv) else None)
-    return value
+        if flag in flags and (equals or i + 1 < len(argv)):
+            values.append(rest if equals else argv[i + 1])
+    return values
 
 
 def _expand(argv: Sequence[str]) -> list[str]:
-    """Replace short flags by their place in the recipe."""
+    """Replace short flags by their place in the recipe, and leave out another method's settings."""
+    method = _method_name(argv)
     words = []
-    for word in argv:
-        flag, equals, rest = word.partition("=")
+    rest = iter(argv)
+    for word in rest:
+        flag, equals, value = word.partition("=")
         place = SHORT_FLAGS.get(flag[2:]) if flag.startswith("--") else None
-        words.append(f"--{place}{equals}{rest}" if place else word)
+        if flag == "--config" and (config := value if equals else next(rest, "")):
+            words.append(f"--config={_config_for(config, method)}")
+        else:
+            words.append(f"--{place}{equals}{value}" if place else word)
     return words
 
 
