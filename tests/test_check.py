@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -26,10 +25,13 @@ from stadapter.check.collection import COLUMNS, CheckConfig, CheckResult, check_
 from stadapter.check.container import structure_faults
 from stadapter.check.decode import FileFacts, Problem, frames_shown, inspect_file
 from stadapter.check.findings import PROBLEMS, judge
-from stadapter.check.pool import Lost, run_apart
 from stadapter.cli import run
-from stadapter.data import leave_out, load_collection
+from stadapter.data import DataConfig, leave_out, load_collection
+from stadapter.data.shards import open_member, shard_index
+from stadapter.prepare import PrepareConfig
+from stadapter.prepare.collection import prepare_collection
 from stadapter.recipe import Recipe, train_recipe
+from stadapter.workers import LostKind
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ONE = CheckConfig(num_workers=1)
@@ -201,37 +203,6 @@ def test_awkward_files() -> None:
             assert facts.frames_decoded == int(row["frames_decoded_pyav"])
 
 
-# -- processes that are lost -----------------------------------------------------------------------
-
-
-def fragile(item: str) -> str:
-    if item == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item == "hang":
-        time.sleep(3600)
-    if item == "raise":
-        raise ZeroDivisionError("no")
-    return item.upper()
-
-
-def test_a_lost_process_costs_its_item_alone() -> None:
-    items = ["a", "kill", "b", "raise", "c"]
-    found = dict(run_apart(fragile, items, num_workers=2, timeout_seconds=600))
-    assert {name: found[name] for name in "abc"} == {"a": "A", "b": "B", "c": "C"}
-    killed, raised = found["kill"], found["raise"]
-    assert isinstance(killed, Lost)
-    assert isinstance(raised, Lost)
-    assert (killed.kind, raised.kind) == ("killed", "failed")
-    assert "signal 9" in killed.detail
-    assert "ZeroDivisionError: no" in raised.detail
-
-
-def test_a_process_that_hangs_is_ended() -> None:
-    found = dict(run_apart(fragile, ["hang", "hang"], num_workers=1, timeout_seconds=0.5))
-    assert found == {"hang": Lost("timed_out", "not decoded within 0.5 seconds")}
-    assert {"killed", "timed_out", "failed"} <= PROBLEMS.keys()
-
-
 # -- a collection ----------------------------------------------------------------------------------
 
 PLANTED = {
@@ -291,6 +262,10 @@ def test_every_planted_defect_and_no_sound_file(planted: Path, result: CheckResu
     for name, kind in PLANTED.items():
         assert kind in found[name]
     assert not result.sound
+
+
+def test_a_lost_process_is_a_problem_of_its_file() -> None:
+    assert set(get_args(LostKind)) <= PROBLEMS.keys()
 
 
 def kinds_of(problems: tuple[Problem, ...]) -> set[str]:
@@ -438,12 +413,12 @@ def test_matroska_is_followed_through_all_clusters(live: str, tmp_path: Path) ->
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     sound = path.read_bytes()
-    assert structure_faults(path) == []
+    assert structure_faults(str(path)) == []
     last = sound.rindex(b"\xa3", 0, sound.rindex(b"\x1f\x43\xb6\x75") + 40)
     path.write_bytes(sound[:last] + b"\0" + sound[last + 1 :])
-    assert [fault.truncated for fault in structure_faults(path)] in ([False], [False, False])
+    assert [fault.truncated for fault in structure_faults(str(path))] in ([False], [False, False])
     path.write_bytes(sound + b"\0" * 100)
-    assert live == "1" or structure_faults(path) == []
+    assert live == "1" or structure_faults(str(path)) == []
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -457,6 +432,49 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert run(["check", *argv]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "data" / "out").exists()
+
+
+# -- shards ----------------------------------------------------------------------------------------
+
+
+def test_clips_in_shards_are_checked_like_files(tmp_path: Path) -> None:
+    for i in range(6):
+        write_clip(tmp_path / "data" / "ab"[i % 2] / f"{i}.mp4", i)
+    made = tmp_path / "made"
+    config = PrepareConfig(preset="ultrafast")
+    prepare_collection(tmp_path / "data", made, config, shard_megabytes=1)
+    [tar] = (made / "shards").glob("train-*.tar")
+    result = check_collection(made, tmp_path / "check", ONE)
+    assert result.sound
+    assert len(result.clips) == 6
+    for one in result.clips:
+        assert one.facts.frames_decoded == 16
+        member = open_member(one.clip.path)
+        assert member is not None
+        assert one.facts.bytes == len(member.getvalue())
+
+    names = [name.decode() for name in shard_index(tar).names if name.endswith(b".mp4")]
+    offset, size = shard_index(tar).find(names[0]) or (0, 0)
+    data = bytearray(tar.read_bytes())
+    for at in range(offset + size // 4, offset + size // 2, 7):
+        data[at] ^= 0x55
+    tar.write_bytes(data)
+    rows = (made / "split.csv").read_text().splitlines()
+    (made / "split.csv").write_text(
+        "\n".join([*rows, f"shards/{tar.name}/gone.mp4,a,train"]) + "\n"
+    )
+    result = check_collection(made, tmp_path / "check", ONE)
+    found = {Path(one.clip.path).name: kinds_of(one.problems) for one in result.clips}
+    assert {name for name, kinds in found.items() if kinds} == {names[0], "gone.mp4"}
+    assert found[names[0]] & {"damaged", "lost_frames"}
+    assert found["gone.mp4"] == {"missing"}
+    kept, left_out = leave_out(load_collection(made), tmp_path / "check" / "skip.csv")
+    assert (len(kept.whole()), left_out.unmatched) == (5, ())
+
+    tar.write_bytes(data[: offset + size // 2])  # its last members, and part of this one
+    cut = inspect_file(f"{tar}/{names[0]}")
+    assert kinds(cut) == {"unreadable"}
+    assert "the shard is truncated" in cut.problems[0].detail
 
 
 # -- the skip list ---------------------------------------------------------------------------------
@@ -509,7 +527,7 @@ def test_train_and_eval_leave_out(
 ) -> None:
     one_epoch = replace(recipe, train=replace(recipe.train, epochs=1))
     skip = result.out / "skip.csv"
-    metrics = train_recipe(one_epoch, planted, tmp_path / "run", skip_list=skip)
+    metrics = train_recipe(one_epoch, planted, tmp_path / "run", reading=DataConfig(skip_list=skip))
     assert "the skip list leaves out 9 clips (9 train)" in capsys.readouterr().err
     assert (metrics["num_broken"], metrics["broken_train"]) == (0, [])
     held_out = tmp_path / "one.csv"

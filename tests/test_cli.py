@@ -208,6 +208,27 @@ def test_a_config_names_the_method(
     assert json.loads(out)["method"] == "linear_probe"
 
 
+@pytest.mark.parametrize("text", ["", "method: {width: 8}\n", "method.width: 8\n"])
+def test_a_flag_takes_another_method_than_the_config(
+    stadapter: Callable[..., Output], trained_run: Path, tmp_path: Path, text: str
+) -> None:
+    """Its own defaults count then, and everything else of the config."""
+    config = tmp_path / "r.yaml"
+    rest = "pretrained: false\nsampling: {num_frames: 5}\n"
+    config.write_text(text + rest if text else (trained_run / "recipe.yaml").read_text())
+    words = ["info", "--format", "json"]
+    code, out, err = stadapter(*words, "--config", config, "--method", "linear_probe")
+    assert code == 0, err
+    assert "settings of st_adapter in" in err
+    (tmp_path / "bare.yaml").write_text(rest)
+    bare = ["--config", tmp_path / "bare.yaml", "--method", "linear_probe"]
+    assert (json.loads(out) == json.loads(stadapter(*words, *bare)[1])) == bool(text)
+    assert json.loads(out)["method"] == "linear_probe"
+    code, out, err = stadapter(*words, f"--config={config}", "--method=st_adapter")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["method"] == "st_adapter"
+
+
 def test_a_config_with_a_bare_method_says_how_to_write_it(
     stadapter: Callable[..., Output], tmp_path: Path
 ) -> None:
@@ -409,6 +430,65 @@ def test_an_adapter_on_another_backbone(
         code, out, err = stadapter(*words, "--backbone_weights", tmp_path / "0.safetensors")
         assert (code, out) == (2, "")
         assert "cannot be loaded:\n  - frozen weights: trained on fingerprint" in err
+
+
+# -- how DATA is read --------------------------------------------------------------------------
+
+
+def test_every_verb_reads_data_by_the_same_flags(
+    train: Callable[..., Output], stadapter: Callable[..., Output], tmp_path: Path
+) -> None:
+    data, videos, skip = (tmp_path / name for name in ("lists", "videos", "skip.csv"))
+    for i in range(5):
+        write_video(videos / f"{i}.mp4", numbered_frames(60)[8 * i :][:8], gop=4)
+    data.mkdir()
+    (data / "train.txt").write_text("0.mp4 0\n1.mp4 1\n4.mp4 1\n")
+    (data / "val.txt").write_text("2.mp4 0\n3.mp4 1\n")
+    (tmp_path / "names").write_text("left\nright\n")
+    skip.write_text(f"path,split\n{videos / '4.mp4'},\nno such.mp4,\n")
+    where = ["--format", "list", "--videos", videos, "--classes", tmp_path / "names"]
+    without = [*where, "--skip_list", skip]
+
+    def one_line(text: str) -> str:
+        return " ".join(text.split())
+
+    code, _, err = train(*without, data=data)
+    assert code == 0, err
+    assert "read as list; 2 classes; clips: 2 train, 2 val" in one_line(err)
+    assert "leaves out 1 clips (1 train); 1 of its entries match no clip" in one_line(err)
+    assert train(*without, "--resume", data=data)[0] == 0
+    assert_refused(train(*where, "--resume", data=data), "was begun with other clips")
+    for words, scored in ((without, 2), (where, 3)):
+        flags = ["--split", "train", "--num_workers", "0", "--device", "cpu"]
+        code, out, err = stadapter("eval", tmp_path / "out", data, *words, *flags)
+        assert code == 0, err
+        assert f"{scored} clips scored (train)" in out
+
+    made = tmp_path / "made"
+    prepare = ["prepare", data, made, "--num_workers", "1", "--preset", "ultrafast"]
+    code, out, err = stadapter(*prepare, *without)
+    assert code == 0, err
+    assert "4 clips: 4 prepared" in out
+    assert "1 of its entries match no clip: no such.mp4" in one_line(err)
+    assert {s: len(t) for s, t in load_collection(made).splits.items()} == {"train": 2, "val": 2}
+    assert load_collection(made).class_names == ("left", "right")
+    code, out, err = stadapter(*prepare, *where)  # goes on, with one clip more
+    assert (code, "5 clips: 5 prepared" in out) == (0, True), err
+    (tmp_path / "other").write_text("up\ndown\n")
+    assert_refused(
+        stadapter(*prepare, *where[:-1], tmp_path / "other"), "was prepared with classes"
+    )
+    inside = ["prepare", data, videos / "made", *where]
+    assert_refused(stadapter(*inside), "inside the data", str(videos))
+
+    check = ["check", data, "--out", tmp_path / "check", "--num_workers", "1"]
+    code, out, err = stadapter(*check, *where)
+    assert code == 0, out + err
+    assert "read as list" in one_line(err)
+    with (tmp_path / "check" / "check.csv").open(newline="") as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"left", "right"}
+    assert_refused(stadapter(*check, "--format", "ucf101"), "is not in format ucf101")
+    assert_refused(stadapter(*check, *without), "--skip_list")
 
 
 # -- broken clips ------------------------------------------------------------------------------

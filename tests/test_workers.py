@@ -14,6 +14,8 @@ def act(task: str, alive: Alive) -> str:
     """In a worker process."""
     if task == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if task == "raises":
+        raise ZeroDivisionError("no")
     if task == "ends":
         os._exit(3)
     if task == "hangs":
@@ -27,14 +29,21 @@ def act(task: str, alive: Alive) -> str:
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_what_befalls_one_task_befalls_no_other(num_workers: int) -> None:
-    tasks = ["a", "killed", "b", "hangs", "slow but alive", "ends", "c"]
+    tasks = ["a", "killed", "b", "hangs", "raises", "slow but alive", "ends", "c"]
     outcomes = dict(run_supervised(act, tasks, num_workers=num_workers, timeout_seconds=1.2))
-    lost = {task: outcome.reason for task, outcome in outcomes.items() if isinstance(outcome, Lost)}
+    lost = {task: outcome for task, outcome in outcomes.items() if isinstance(outcome, Lost)}
     done = {task: outcome for task, outcome in outcomes.items() if not isinstance(outcome, Lost)}
     assert done == {task: task.upper() for task in ("a", "b", "c", "slow but alive")}
-    assert "signal 9" in lost["killed"]
-    assert "no progress for 1.2 seconds" in lost["hangs"]
-    assert "exit code 3" in lost["ends"]
+    assert {task: one.kind for task, one in lost.items()} == {
+        "killed": "killed",
+        "ends": "killed",
+        "hangs": "timed_out",
+        "raises": "failed",
+    }
+    assert "signal 9" in lost["killed"].detail
+    assert "no progress for 1.2 seconds" in lost["hangs"].detail
+    assert "exit code 3" in lost["ends"].detail
+    assert lost["raises"].detail == "ZeroDivisionError: no"
 
 
 def test_tasks_are_drawn_as_processes_become_free() -> None:
@@ -54,3 +63,16 @@ def test_tasks_are_drawn_as_processes_become_free() -> None:
 
 def test_no_tasks_no_processes() -> None:
     assert list(run_supervised(act, [], num_workers=2, timeout_seconds=60)) == []
+
+
+class Unreadable:
+    """What a new process cannot receive."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (7,)
+
+
+def test_processes_that_cannot_start_are_no_fault_of_the_tasks() -> None:
+    running = run_supervised(act, [Unreadable()], num_workers=1, timeout_seconds=60)  # type: ignore[list-item]
+    with pytest.raises(RuntimeError, match="exit code 7"):
+        list(running)

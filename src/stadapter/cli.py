@@ -8,7 +8,8 @@ Bad input ends in one sentence and exit code 2, a failed run in one sentence and
 import json
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from stadapter import __version__
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from stadapter.data import SamplingConfig
+    from stadapter.data import DataConfig, SamplingConfig
 
 SHORT_FLAGS = {
     "epochs": "train.epochs",
@@ -36,6 +37,8 @@ SHORT_FLAGS = {
     "method": "method.name",
 }
 """Short flag of `train` and `info` -> its place in the recipe."""
+DEFAULT_METHOD = "st_adapter"
+"""Where neither a flag nor a YAML names one."""
 
 
 class _UsageError(ValueError):
@@ -146,6 +149,7 @@ def _prepare(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the split, where none is given.")
     parser.add_class_arguments(PrepareConfig, as_group=False)
+    _add_data_flags(parser)
     settings = parser.parse_args(argv).as_dict()
     workers = settings.pop("num_workers")
     shards, megabytes = settings.pop("shards"), settings.pop("shard_megabytes")
@@ -156,6 +160,7 @@ def _prepare(argv: list[str]) -> int:
         num_workers=default_num_workers() if workers is None else workers,
         timeout_seconds=settings.pop("timeout_seconds"),
         seed=settings.pop("seed"),
+        reading=_pop_data_flags(settings),
         config=PrepareConfig(**settings),
     )
     print(summary)
@@ -170,18 +175,15 @@ def _train(argv: list[str]) -> int:
     parser.add_argument("data", type=str, help="Folder or list of clips: docs/data-formats.md.")
     _add_data_flags(parser)
     parser.add_argument("--out", type=str, required=True, help="Run folder to write.")
-    _add_skip_list(parser)
     parser.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     _add_overwrite(parser)
     settings = parser.parse_args(_expand(argv))
+    reading = _pop_data_flags(settings)
     metrics = train_recipe(
         _recipe(parser, settings),
         settings.data,
         settings.out,
-        format=settings.format,
-        videos=settings.videos,
-        classes=settings.classes,
-        skip_list=settings.skip_list,
+        reading=reading,
         resume=settings.resume,
         overwrite=settings.overwrite,
     )
@@ -201,21 +203,18 @@ def _eval(argv: list[str]) -> int:
     parser.add_argument("data", type=str, nargs="?", help="Other clips than the run's own.")
     _add_data_flags(parser)
     parser.add_argument("--split", type=str, default="val", help="Which clips: train, val or test.")
-    _add_skip_list(parser)
     _add_input_flags(parser)
     parser.add_class_arguments(EvalConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
     run, data, split = settings.pop("run"), settings.pop("data"), settings.pop("split")
-    reading = {name: settings.pop(name) for name in ("format", "videos", "classes")}
-    skip_list = settings.pop("skip_list")
+    reading = _pop_data_flags(settings)
     weights, frames, resolution = _pop_input_flags(settings)
     metrics = evaluate_run(
         run,
         data,
         EvalConfig(**settings),
         split=split,
-        **reading,
-        skip_list=skip_list,
+        reading=reading,
         backbone_weights=weights,
         sampling=_sampling(run, frames),
         resolution=resolution,
@@ -277,10 +276,12 @@ def _check(argv: list[str]) -> int:
     )
     parser.add_argument("data", type=str, help="What `train` takes, or any folder of videos.")
     parser.add_argument("--out", type=str, default="check", help="Folder to write.")
+    _add_data_flags(parser, skip={"skip_list"})
     parser.add_class_arguments(CheckConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
+    reading = _pop_data_flags(settings)
     data, out = settings.pop("data"), settings.pop("out")
-    result = check_collection(data, out, CheckConfig(**settings))
+    result = check_collection(data, out, CheckConfig(**settings), reading=reading)
     print(result.summary())
     return 0 if result.sound else 1
 
@@ -375,22 +376,22 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _add_skip_list(parser: "ArgumentParser") -> None:
-    parser.add_argument(
-        "--skip_list", type=str | None, help="CSV of clips to leave out: skip.csv of `check`."
-    )
-
-
 def _add_overwrite(parser: "ArgumentParser") -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the run in --out.")
 
 
-def _add_data_flags(parser: "ArgumentParser") -> None:
-    from stadapter.data import FORMATS
+def _add_data_flags(parser: "ArgumentParser", skip: Collection[str] = ()) -> None:
+    from stadapter.data import FORMATS, DataConfig
 
     parser.add_argument("--format", choices=list(FORMATS), help="Of DATA; recognised by default.")
-    parser.add_argument("--videos", type=str | None, help="Folder of the videos of a list.")
-    parser.add_argument("--classes", type=str | None, help="Text file, a class name per line.")
+    parser.add_class_arguments(DataConfig, as_group=False, skip={"format", *skip})
+
+
+def _pop_data_flags(settings: Any) -> "DataConfig":
+    from stadapter.data import DataConfig
+
+    names = [field.name for field in fields(DataConfig) if field.name in settings]
+    return DataConfig(**{name: settings.pop(name) for name in names})
 
 
 def _recipe_parser(verb: str, description: str, argv: Sequence[str]) -> "ArgumentParser":
@@ -411,8 +412,6 @@ def _recipe_parser(verb: str, description: str, argv: Sequence[str]) -> "Argumen
 
 
 def _recipe(parser: "ArgumentParser", settings: Any) -> Any:
-    from dataclasses import fields
-
     from stadapter.methods import method_from_dict
     from stadapter.recipe import Recipe
 
@@ -424,47 +423,82 @@ def _recipe(parser: "ArgumentParser", settings: Any) -> Any:
 
 def _method_name(argv: Sequence[str]) -> str:
     """The method that flags or the YAML of --config name, before the parser can be built."""
-    import yaml
-
     from stadapter.methods import METHODS
 
-    name = _flag_value(argv, ("--method", "--method.name"))
-    config = _flag_value(argv, ("--config",))
-    if name is None and config is not None:
-        if not Path(config).is_file():
-            raise _UsageError(f"--config {config} does not exist")
-        try:
-            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise _UsageError(f"--config {config} is no YAML: {error}") from error
-        if not isinstance(content, dict):
-            raise _UsageError(f"--config {config} holds no settings")
-        method = content.get("method", {})
-        if not isinstance(method, dict):
-            raise _UsageError(f"--config {config}: write method: {{name: {method}}}")
-        name = content.get("method.name", method.get("name"))
-    name = name or "st_adapter"
+    names = _flag_values(argv, ("--method", "--method.name"))
+    configs = _flag_values(argv, ("--config",))
+    name = names[-1] if names else None
+    for config in configs:
+        found = _method_of(config, _read_config(config))
+        if not names and found is not None:
+            name = found
+    name = name or DEFAULT_METHOD
     if name not in METHODS:
         raise _UsageError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
     return name
 
 
-def _flag_value(argv: Sequence[str], flags: Sequence[str]) -> str | None:
-    value = None
+def _read_config(config: str) -> dict[str, Any]:
+    import yaml
+
+    if not Path(config).is_file():
+        raise _UsageError(f"--config {config} does not exist")
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _UsageError(f"--config {config} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise _UsageError(f"--config {config} holds no settings")
+    return content
+
+
+def _method_of(config: str, content: dict[str, Any]) -> str | None:
+    """The method that a YAML's settings are of; None if it has none of any."""
+    method = content.get("method", {})
+    if not isinstance(method, dict):
+        raise _UsageError(f"--config {config}: write method: {{name: {method}}}")
+    name: str | None = content.get("method.name", method.get("name"))
+    settings = any(key.partition(".")[0] == "method" for key in map(str, content))
+    return name or (DEFAULT_METHOD if settings else None)
+
+
+def _config_for(config: str, method: str) -> str:
+    """A YAML as a value of --config: its path, or its text without another method's settings."""
+    import yaml
+
+    from stadapter.progress import console
+
+    content = _read_config(config)
+    other = _method_of(config, content)
+    if other in (method, None):
+        return config
+    note = f"note: --method {method}: the settings of {other} in {config} are not used"
+    console.print(note, highlight=False, markup=False)
+    rest = {k: v for k, v in content.items() if str(k).partition(".")[0] != "method"}
+    return yaml.safe_dump(rest, allow_unicode=True)
+
+
+def _flag_values(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+    values = []
     for i, word in enumerate(argv):
         flag, equals, rest = word.partition("=")
-        if flag in flags:
-            value = rest if equals else (argv[i + 1] if i + 1 < len(argv) else None)
-    return value
+        if flag in flags and (equals or i + 1 < len(argv)):
+            values.append(rest if equals else argv[i + 1])
+    return values
 
 
 def _expand(argv: Sequence[str]) -> list[str]:
-    """Replace short flags by their place in the recipe."""
+    """Replace short flags by their place in the recipe, and leave out another method's settings."""
+    method = _method_name(argv)
     words = []
-    for word in argv:
-        flag, equals, rest = word.partition("=")
+    rest = iter(argv)
+    for word in rest:
+        flag, equals, value = word.partition("=")
         place = SHORT_FLAGS.get(flag[2:]) if flag.startswith("--") else None
-        words.append(f"--{place}{equals}{rest}" if place else word)
+        if flag == "--config" and (config := value if equals else next(rest, "")):
+            words.append(f"--config={_config_for(config, method)}")
+        else:
+            words.append(f"--{place}{equals}{value}" if place else word)
     return words
 
 

@@ -19,13 +19,14 @@ from stadapter.checkpoint import library_versions
 from stadapter.data import (
     AugmentConfig,
     Collection,
+    DataConfig,
     LabelSpace,
     Preprocessing,
     SamplingConfig,
     TooManyBrokenError,
+    announce_collection,
     check_trainable,
     count_by_reason,
-    leave_out,
     load_collection,
     skipped,
     write_broken,
@@ -84,27 +85,20 @@ def train_recipe(
     data: str | Path,
     out: str | Path,
     *,
-    format: str | None = None,
-    videos: str | Path | None = None,
-    classes: str | Path | None = None,
-    skip_list: str | Path | None = None,
+    reading: DataConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a run from start (or where it stopped) to end; returns its metrics.
 
-    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`; clips that
-    `skip_list` names are left out (see `leave_out`).
+    `data` is read as `reading` says. What a resumed run compares is which clips come of it.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, PermissionError: input that cannot be used.
         TooManyBrokenError, FloatingPointError: a run that had to stop.
     """
     run = RunFolder(Path(out))
-    collection = load_collection(
-        data, seed=recipe.train.seed, format=format, videos=videos, classes=classes
-    )
-    collection = _without_skipped(collection, skip_list)
+    collection = load_collection(data, reading, seed=recipe.train.seed)
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.space)
     make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
@@ -158,18 +152,14 @@ def evaluate_run(
     config: EvalConfig,
     *,
     split: str = "val",
-    format: str | None = None,
-    videos: str | Path | None = None,
-    classes: str | Path | None = None,
-    skip_list: str | Path | None = None,
+    reading: DataConfig | None = None,
     backbone_weights: str | Path | None = None,
     sampling: SamplingConfig | None = None,
     resolution: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Score a trained run on a split of `data` (or of its own collection); returns the metrics.
 
-    `format`, `videos` and `classes` say how to read `data`, as in `load_collection`; clips that
-    `skip_list` names are left out (see `leave_out`).
+    `data` is read as `reading` says; of the run's own collection only `reading.skip_list` is used.
 
     Raises:
         ValueError, FileNotFoundError: input that cannot be used.
@@ -188,12 +178,9 @@ def evaluate_run(
     source = run.split if data is None else data
     if data is None and not run.split.exists():
         raise FileNotFoundError(f"{run.path} does not know its clips; say which: eval RUN DATA")
-    if data is None:
-        format = videos = classes = None  # the run's own list needs nothing said
-    collection = load_collection(
-        source, format=format, videos=videos, classes=classes, space=info.space
-    )
-    collection = _without_skipped(collection, skip_list)
+    if data is None and reading is not None:  # the run's own list needs nothing else said
+        reading = DataConfig(skip_list=reading.skip_list)
+    collection = load_collection(source, reading, space=info.space)
     if collection.made_split:  # a collection without splits is scored whole
         table = collection.whole()
         split = "all"
@@ -259,14 +246,6 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
-
-
-def _without_skipped(collection: Collection, skip_list: str | Path | None) -> Collection:
-    if skip_list is None:
-        return collection
-    collection, left_out = leave_out(collection, skip_list)
-    console.print(str(left_out), highlight=False, markup=False)
-    return collection
 
 
 def _title(run: RunFolder) -> str:
@@ -338,17 +317,6 @@ def _context(
         "resolution": list(preprocessing.resolution),
         "precision": config.precision,
     }
-
-
-def announce_collection(collection: Collection, data: str | Path) -> None:
-    """Print how `data` was read: its format, classes and clips, and what to know of them."""
-    sizes = ", ".join(f"{len(table):,} {split}" for split, table in collection.splits.items())
-    lines = [
-        f"{data} read as {collection.format}; {collection.space.summary()}; clips: {sizes}",
-        *(f"note: {note}" for note in collection.notes),
-    ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
 
 
 def _announce(model: VideoClassifier, collection: Collection, recipe: Recipe) -> None:

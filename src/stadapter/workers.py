@@ -1,4 +1,4 @@
-"""Tasks in supervised processes: one that is killed, crashes or hangs costs its own task only.
+"""Tasks in supervised processes: one that is killed, raises or hangs costs its own task only.
 
 `concurrent.futures` gives up the whole pool when one process dies, and waits for a hung one for
 ever. Here each process has its own pipe: it says now and then that it is alive, and a process that
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,11 +26,17 @@ START_SECONDS = 120.0
 _BEAT_SECONDS = 0.5
 
 
+LostKind = Literal["killed", "timed_out", "failed"]
+
+
 @dataclass(frozen=True)
 class Lost:
-    """A task whose process ended or hung; `reason` says how."""
+    """A task without a result."""
 
-    reason: str
+    kind: LostKind
+    """"killed" (its process ended), "timed_out" (was silent), or "failed" (the function raised)."""
+    detail: str
+    """What happened, for people."""
 
 
 def run_supervised(
@@ -40,13 +46,17 @@ def run_supervised(
     num_workers: int,
     timeout_seconds: float,
 ) -> Iterator[tuple[T, R | Lost]]:
-    """Yield (task, result) as tasks finish, in any order.
+    """Yield (task, result or Lost) as tasks finish, in any order.
 
     Args:
         function: of a module's top level; called in a process as `function(task, alive)`.
         tasks: drawn one by one as processes become free.
         num_workers: number of processes, at least 1.
-        timeout_seconds: a process that is silent for longer is killed.
+        timeout_seconds: a process that is silent for longer is killed. A function that never calls
+            `alive` thus has so long for each task.
+
+    Raises:
+        RuntimeError: a process ended before it began its first task, as all others would.
     """
     remaining = iter(tasks)
     idle: list[_Worker[T, R]] = []
@@ -102,16 +112,21 @@ class _Worker(Generic[T, R]):
         """The result in a tuple, or why there will be none, or None: not yet."""
         try:
             while self.connection.poll():
-                result: tuple[R] | None = self.connection.recv()
+                result: tuple[R] | Lost | None = self.connection.recv()
                 self._started, self._seen = True, time.monotonic()
                 if result is not None:
                     return result
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             self._process.join()
-            return Lost(_end(self._process.exitcode))
+            end = _end(self._process.exitcode)
+            if not self._started:
+                raise RuntimeError(
+                    f"no work can be done in processes: {end} at its start"
+                ) from error
+            return Lost("killed", end)
         limit = timeout_seconds if self._started else max(timeout_seconds, START_SECONDS)
         if time.monotonic() - self._seen > limit:
-            return Lost(f"no progress for {limit:g} seconds; its process was ended")
+            return Lost("timed_out", f"no progress for {limit:g} seconds; its process was ended")
         return None
 
     def stop(self) -> None:
@@ -140,7 +155,7 @@ def _start(
 
 
 def _serve(function: Callable[[T, Alive], R], connection: "Connection[Any, Any]") -> None:
-    """The process: tasks in, heartbeats (None) and results (in a tuple) out."""
+    """The process: tasks in, heartbeats (None) and results (in a tuple, or Lost) out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     last = 0.0
 
@@ -156,7 +171,11 @@ def _serve(function: Callable[[T, Alive], R], connection: "Connection[Any, Any]"
         while True:
             task = connection.recv()
             alive()
-            connection.send((function(task, alive),))
+            try:
+                outcome: tuple[R] | Lost = (function(task, alive),)
+            except Exception as error:  # noqa: BLE001 - the parent reports it with the task
+                outcome = Lost("failed", f"{type(error).__name__}: {error}")
+            connection.send(outcome)
 
 
 def _end(exitcode: int | None) -> str:

@@ -1,7 +1,7 @@
 """Look a collection over before training: damaged files, copies, leaks between splits, classes.
 
-Rooms: `container` follows a file's structure and `decode` decodes it; `pool` does that in processes
-that may be lost, `cache` remembers it; `clips` reads the collection, `findings` compares its clips;
-`page` shows the result and `collection` joins all. Nothing is imported here: the processes of the
-pool need `decode` alone.
+Rooms: `files` gives the bytes of files and of members of shards, `container` follows their
+structure and `decode` decodes them; `task` is what processes do of that, `cache` remembers it;
+`clips` reads the collection, `findings` compares its clips; `page` shows the result and
+`collection` joins all. Nothing is imported here: the processes need `task` alone.
 """

@@ -4,7 +4,6 @@ One JSON line per file, added when the file is done. A line that a kill cut off 
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,15 @@ import av
 
 from stadapter.atomic import write_text
 from stadapter.check.decode import CHECK_VERSION, FileFacts
-
-Stamp = tuple[int, int]
-"""(bytes, time of the last change in nanoseconds)"""
+from stadapter.check.files import Stamp, stamp
 
 
-def stamp(path: str) -> Stamp | None:
-    """Size and time of a file; None where there is none."""
+def stamp_or_none(path: str) -> Stamp | None:
+    """`stamp`, or None where there is nothing to reach."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - a million of them, and strings are what we have
+        return stamp(path)
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
 
 
 class FactsCache:
@@ -49,14 +45,14 @@ class FactsCache:
     def get(self, path: str) -> FileFacts | None:
         """What is known of the file as it is now."""
         entry = self._entries.get(path)
-        now = stamp(path)
+        now = stamp_or_none(path)
         if entry is None or now is None or entry["stamp"] != list(now):
             return None
         return FileFacts.from_dict(entry["facts"])
 
     def add(self, path: str, before: Stamp | None, facts: FileFacts) -> None:
         """Keep the facts, unless the file is missing or has changed since `before`."""
-        if before is None or stamp(path) != before:
+        if before is None or stamp_or_none(path) != before:
             return
         entry = {"path": path, "stamp": before, "tool": self._tool, "facts": facts.to_dict()}
         self._entries[path] = entry

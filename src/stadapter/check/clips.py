@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stadapter.data import ClipTable, find_videos, load_collection
+from stadapter.data import (
+    ClipTable,
+    DataConfig,
+    announce_collection,
+    find_videos,
+    load_collection,
+)
 from stadapter.data.annotations.table import SPLITS
 
 
@@ -41,20 +47,23 @@ class Clips:
     """Why `train` refuses the collection, if it does."""
 
 
-def load_clips(data: str | Path) -> Clips:
-    """Read DATA as `train` does; a folder that `train` refuses is taken as it lies there.
+def load_clips(data: str | Path, reading: DataConfig | None = None) -> Clips:
+    """Read DATA as `train` does, and say how.
+
+    A folder that `train` refuses is taken as it lies there, unless `reading` says how to read it.
 
     Raises:
         FileNotFoundError: `data` does not exist.
         ValueError: a list that cannot be read, or a folder without videos.
     """
-    data = Path(data)
+    data, reading = Path(data), reading or DataConfig()
     try:
-        collection = load_collection(data)
+        collection = load_collection(data, reading)
     except ValueError as error:
-        if not data.is_dir():
+        if not data.is_dir() or reading != DataConfig():
             raise
         return _load_folder(data, str(error))
+    announce_collection(collection, data)
     rows = [
         clip
         for split, table in collection.splits.items()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stadapter.atomic import write_text
-from stadapter.check.cache import FactsCache, stamp
+from stadapter.check.cache import FactsCache, stamp_or_none
 from stadapter.check.clips import load_clips
-from stadapter.check.decode import FileFacts, Problem, frames_shown, inspect_file
+from stadapter.check.decode import FileFacts, Problem
 from stadapter.check.findings import (
     PROBLEMS,
     CheckedClip,
@@ -20,10 +20,12 @@ from stadapter.check.findings import (
     judge,
 )
 from stadapter.check.page import check_page, clips_shown
-from stadapter.check.pool import Lost, run_apart
+from stadapter.check.task import inspect, show
+from stadapter.data import DataConfig
 from stadapter.device import default_num_workers
 from stadapter.progress import progress_bar
 from stadapter.tables import table_text
+from stadapter.workers import Lost, run_supervised
 
 CSV_NAME, PAGE_NAME, SKIP_NAME, CACHE_NAME = "check.csv", "check.html", "skip.csv", "cache.jsonl"
 
@@ -105,7 +107,11 @@ class CheckResult:
 
 
 def check_collection(
-    data: str | Path, out: str | Path, config: CheckConfig | None = None
+    data: str | Path,
+    out: str | Path,
+    config: CheckConfig | None = None,
+    *,
+    reading: DataConfig | None = None,
 ) -> CheckResult:
     """Decode every clip of DATA, compare them, and write check.csv, check.html and skip.csv.
 
@@ -116,9 +122,10 @@ def check_collection(
         data: what `load_collection` reads, or any folder of videos.
         out: folder for the results; made if it is not there.
         config: processes and timeout.
+        reading: how DATA is read; by default as it lies there.
 
     Raises:
-        FileNotFoundError: `data` does not exist.
+        FileNotFoundError: `data`, or what `reading` names, does not exist.
         ValueError: it cannot be read, has no videos, or `out` lies in it.
         OSError: `out` cannot be written.
     """
@@ -128,7 +135,7 @@ def check_collection(
             f"out folder {out} lies in {data}, where it would be taken for a class; "
             "choose another --out"
         )
-    clips = load_clips(data)
+    clips = load_clips(data, reading)
     out.mkdir(parents=True, exist_ok=True)
     cache = FactsCache(out / CACHE_NAME)
     paths = list(dict.fromkeys(clip.path for clip in clips.rows))
@@ -151,11 +158,11 @@ def _inspect(paths: Sequence[str], cache: FactsCache, config: CheckConfig) -> di
         if known is not None:
             facts[path] = known
         else:
-            stamps[path] = stamp(path)
+            stamps[path] = stamp_or_none(path)
     with progress_bar("checking clips", len(paths), completed=len(facts)) as bar:
-        for path, found in run_apart(
-            inspect_file,
-            list(stamps),
+        for path, found in run_supervised(
+            inspect,
+            stamps,
             num_workers=config.num_workers or default_num_workers(),
             timeout_seconds=config.timeout_seconds,
         ):
@@ -213,8 +220,8 @@ def _page(result: CheckResult, data: Path, config: CheckConfig) -> str:
     shown = clips_shown(result.clips)
     strips = {}
     with progress_bar("drawing clips", len(shown)) as bar:
-        for path, found in run_apart(
-            frames_shown,
+        for path, found in run_supervised(
+            show,
             shown,
             num_workers=config.num_workers or default_num_workers(),
             timeout_seconds=config.timeout_seconds,

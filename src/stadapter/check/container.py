@@ -9,10 +9,8 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
 
-Bytes = mmap
+from stadapter.check.files import Bytes, content
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,13 @@ class Fault:
     """Whether the end of the file is missing."""
 
 
-def structure_faults(path: str | Path) -> list[Fault]:
-    """What is wrong with the structure of an existing, non-empty file; empty when nothing is.
+def structure_faults(path: str) -> list[Fault]:
+    """What is wrong with the structure of a file (or member of a shard) that is not empty.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with Path(path).open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+    with content(path) as data:
         for is_format, faults in _FORMATS:
             if is_format(data):
                 return list(faults(data))

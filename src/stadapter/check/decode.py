@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from stadapter.check.container import structure_faults
+from stadapter.check.files import stamp, video_source
 from stadapter.data import VideoError, VideoReader
 
 CHECK_VERSION = 1
@@ -116,18 +116,16 @@ class FileFacts:
 
 def inspect_file(path: str) -> FileFacts:
     """Decode the whole file; whatever it holds, facts come back."""
-    file = Path(path)
     try:
-        if not file.is_file():
-            why = "not a file" if file.exists() else "no such file"
-            return FileFacts((Problem("missing", why),))
-        size = file.stat().st_size
+        size, _ = stamp(path)
         if size == 0:
             return FileFacts((Problem("empty", "the file is empty"),), bytes=0)
         scan = _Scan(path)
         scan.structure()
         scan.decode()
         scan.open_as_training_does()
+    except FileNotFoundError as error:
+        return FileFacts((Problem("missing", _reason(error)),))
     except OSError as error:  # FFmpeg's errors are expected within; this is the disk
         return FileFacts((Problem("unreadable", _reason(error)),))
     return FileFacts(problems=scan.problems, bytes=size, **scan.facts)
@@ -366,7 +364,7 @@ def _is_shown(codec: str, data: bytes) -> bool:
 
 
 def _open(path: str) -> Any:
-    return av.open(f"file:{path}", metadata_errors="replace", options={"err_detect": _STRICT})
+    return av.open(video_source(path), metadata_errors="replace", options={"err_detect": _STRICT})
 
 
 def _pick_stream(container: Any) -> Any:

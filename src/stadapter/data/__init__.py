@@ -4,7 +4,11 @@ from stadapter.data.annotations import (
     FORMATS,
     ClipTable,
     Collection,
+    DataConfig,
+    LeftOut,
+    announce_collection,
     check_trainable,
+    leave_out,
     load_collection,
 )
 from stadapter.data.broken import (
@@ -29,7 +33,6 @@ from stadapter.data.labels import LabelSpace
 from stadapter.data.mirror import Mirror, flipped_clips
 from stadapter.data.mixing import draw_mixing
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
-from stadapter.data.skip_list import LeftOut, leave_out
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, VideoReader, find_videos, read_clip
 from stadapter.data.watchdog import WorkerKilledError, naming_killed_workers
@@ -43,6 +46,7 @@ __all__ = [
     "ClipDataset",
     "ClipTable",
     "Collection",
+    "DataConfig",
     "EpochSampler",
     "LabelSpace",
     "LeftOut",
@@ -56,6 +60,7 @@ __all__ = [
     "VideoError",
     "VideoReader",
     "WorkerKilledError",
+    "announce_collection",
     "check_trainable",
     "count_by_reason",
     "draw_mixing",

@@ -50,14 +50,25 @@ def open_member(path: str) -> io.BytesIO | None:
     """The content of a member, in memory, or None if `path` does not lead through a tar file.
 
     Raises:
-        OSError: the tar cannot be read, or holds no such member, or only a part of it.
+        FileNotFoundError: the tar holds no such member.
+        OSError: the tar cannot be read, or holds only a part of the member.
     """
-    if ".tar" not in path.lower():
+    way = _through_tar(path)
+    return None if way is None else _read(*way)
+
+
+def member_stamp(path: str) -> tuple[int, int] | None:
+    """Bytes of a member and time of change (ns) of its tar; None as for `open_member`.
+
+    Raises:
+        FileNotFoundError: the tar holds no such member.
+        OSError: the tar cannot be read.
+    """
+    way = _through_tar(path)
+    if way is None:
         return None
-    for parent in Path(path).parents:
-        if parent.suffix.lower() == ".tar" and parent.is_file():
-            return _read(parent, Path(path).relative_to(parent).as_posix())
-    return None
+    index, (_, size) = _find(*way)
+    return size, index.stamp[1]
 
 
 def shard_index(tar: Path) -> ShardIndex:
@@ -74,13 +85,28 @@ def shard_index(tar: Path) -> ShardIndex:
     return index
 
 
-def _read(tar: Path, name: str) -> io.BytesIO:
+def _through_tar(path: str) -> tuple[Path, str] | None:
+    """The tar that a path leads through, and the name behind it."""
+    if ".tar" not in path.lower():
+        return None
+    for parent in Path(path).parents:
+        if parent.suffix.lower() == ".tar" and parent.is_file():
+            return parent, Path(path).relative_to(parent).as_posix()
+    return None
+
+
+def _find(tar: Path, name: str) -> tuple[ShardIndex, tuple[int, int]]:
+    """The tar's index, and (offset, size) of a member."""
     index = shard_index(tar)
     place = index.find(name)
     if place is None:
         damage = f"; the shard is damaged: {index.damage}" if index.damage else ""
-        raise OSError(f"no member {name!r} in the shard{damage}")
-    offset, size = place
+        raise FileNotFoundError(f"no member {name!r} in the shard{damage}")
+    return index, place
+
+
+def _read(tar: Path, name: str) -> io.BytesIO:
+    _, (offset, size) = _find(tar, name)
     with tar.open("rb") as file:
         file.seek(offset)
         content = file.read(size)

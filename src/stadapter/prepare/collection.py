@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.atomic import write_json, write_text
-from stadapter.data import Collection, load_collection
+from stadapter.data import Collection, DataConfig, announce_collection, load_collection
 from stadapter.prepare.clips import LabelledClip, labelled_clips, replace_files
 from stadapter.prepare.manifest import Manifest, ManifestRow, read_manifest, write_manifest
 from stadapter.prepare.pack import SHARDS, Sample, pack_shards, shards_of
@@ -97,6 +97,7 @@ def prepare_collection(
     num_workers: int = 1,
     timeout_seconds: float = 120.0,
     seed: int = 0,
+    reading: DataConfig | None = None,
 ) -> PrepareSummary:
     """Transcode every clip of a collection into `out`, or go on where a run stopped.
 
@@ -110,6 +111,7 @@ def prepare_collection(
         timeout_seconds: a process that reads and writes nothing for so long is ended, and its clip
             is left unfinished.
         seed: of the split, where the data gives none.
+        reading: how the data is read; an interrupted run may go on with another skip list.
 
     Raises:
         FileNotFoundError, ValueError: data or settings that cannot be used, `out` within the data,
@@ -125,13 +127,18 @@ def prepare_collection(
         raise ValueError(f"timeout_seconds ({timeout_seconds:g}) must be above 0")
     if shard_megabytes is not None and shard_megabytes < 1:
         raise ValueError(f"shard_megabytes ({shard_megabytes}) must be at least 1")
+    reading = reading or DataConfig()
     _check_apart(data, out)
-    collection = load_collection(data, seed=seed)
-    root = (data if data.is_dir() else data.parent).absolute()
-    labelled = list(labelled_clips(collection, root))
+    root = data if data.is_dir() else data.parent
+    if reading.videos is not None:
+        root = Path(reading.videos)
+        _check_apart(root, out)
+    collection = load_collection(data, reading, seed=seed)
+    labelled = list(labelled_clips(collection, root.absolute()))
     _check_sources(out, labelled)
-    record = _record(data, config, shard_megabytes, seed)
+    record = _record(data, reading, config, shard_megabytes, seed)
     _check_place(out, record)
+    announce_collection(collection, data)
     out.mkdir(parents=True, exist_ok=True)
     with _only_run(out):
         if not (out / RECORD).exists():
@@ -176,10 +183,20 @@ def _check_sources(out: Path, labelled: list[LabelledClip]) -> None:
 
 
 def _record(
-    data: Path, config: PrepareConfig, shard_megabytes: int | None, seed: int
+    data: Path,
+    reading: DataConfig,
+    config: PrepareConfig,
+    shard_megabytes: int | None,
+    seed: int,
 ) -> dict[str, Any]:
+    def place(path: str | Path | None) -> str | None:
+        return None if path is None else str(Path(path).resolve())
+
     return {
-        "data": str(data.resolve()),
+        "data": place(data),
+        "format": reading.format,
+        "videos": place(reading.videos),
+        "classes": place(reading.classes),
         "seed": seed,
         "shard_megabytes": shard_megabytes,
         **asdict(config),
@@ -328,7 +345,7 @@ def _stored_sizes(out: Path) -> dict[str, int]:
 def _row(clip: Clip, outcome: ManifestRow | Lost) -> ManifestRow:
     if isinstance(outcome, ManifestRow):
         return outcome
-    return manifest_row(clip, stamp(clip.source), PreparedFile("unfinished", outcome.reason))
+    return manifest_row(clip, stamp(clip.source), PreparedFile("unfinished", outcome.detail))
 
 
 def _note(manifest: Manifest, row: ManifestRow, stopped: list[str]) -> None:

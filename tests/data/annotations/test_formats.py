@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stadapter.data import FORMATS, ClipTable, Collection, LabelSpace, load_collection
+from stadapter.data import FORMATS, ClipTable, Collection, DataConfig, LabelSpace, load_collection
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "annotations"
 
@@ -252,12 +252,12 @@ def test_a_collection_as_it_is_published(tmp_path: Path, name: str) -> None:
     assert not collection.made_split
     assert {split: clips(t, root) for split, t in collection.splits.items()} == expected
     for data in (root / train, root):
-        again = load_collection(data, format=format, seed=7)
+        again = load_collection(data, DataConfig(format=format), seed=7)
         assert again == collection
     moved = tmp_path / "elsewhere"
     (root / train).parent.rename(moved) if "/" in train else shutil.copytree(root, moved)
     below = root / "videos" if name in ("list", "tsv") else root  # lists of paths start there
-    given = load_collection(moved / Path(train).name, videos=below)
+    given = load_collection(moved / Path(train).name, DataConfig(videos=below))
     assert given.list_hash() == collection.list_hash()
     kept = write_tree(tmp_path, {"split.csv": collection.to_csv()}) / "split.csv"
     assert load_collection(kept) == collection
@@ -319,7 +319,7 @@ def test_real_epic_kitchens_lines(tmp_path: Path) -> None:
     with source.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     write_tree(tmp_path / "v", videos(*(f"{row['video_id']}.MP4" for row in rows)))
-    table = load_collection(tmp_path, videos=tmp_path / "v").splits["val"]
+    table = load_collection(tmp_path, DataConfig(videos=tmp_path / "v")).splits["val"]
     assert len(table) == len(rows) == 40
     assert [table.label_name(i) for i in range(40)] == [
         f"{row['verb_class']}|{row['noun_class']}" for row in rows
@@ -329,7 +329,7 @@ def test_real_epic_kitchens_lines(tmp_path: Path) -> None:
         name = f"EPIC_100_{kind}_classes"
         shutil.copy(SHARED / f"{name}_first19.csv", tmp_path / f"{name}.csv")
     with pytest.raises(ValueError, match=r"line \d+, column \w+_class: class index \d+ is out of"):
-        load_collection(tmp_path, videos=tmp_path / "v")
+        load_collection(tmp_path, DataConfig(videos=tmp_path / "v"))
 
 
 def test_the_second_split(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_class_numbers_get_names(tmp_path: Path, class_file: str) -> None:
     }
     root = write_tree(tmp_path, {**files, class_file: "run\nsit\nstand up\n"})
     classes = root / class_file if "/" in class_file else None
-    collection = load_collection(root, classes=classes)
+    collection = load_collection(root, DataConfig(classes=classes))
     assert collection.class_names == ("run", "sit", "stand up")
     assert collection.splits["train"].labels.tolist() == [1, 0]
     assert collection.splits["val"].label_name(0) == "sit"
@@ -582,7 +582,7 @@ def test_a_video_that_is_there_twice(tmp_path: Path) -> None:
     root = write_tree(tmp_path, files)
     with pytest.raises(ValueError, match=r"video 7 is there 2 times .* with --videos DIR"):
         load_collection(root)
-    found = load_collection(root, videos=root / "20bn-something-something-v2")
+    found = load_collection(root, DataConfig(videos=root / "20bn-something-something-v2"))
     assert len(found.whole()) == 3
 
 
@@ -597,12 +597,12 @@ def test_a_format_can_be_named(tmp_path: Path) -> None:
     }
     root = write_tree(tmp_path, {**files, **videos("run/1.mp4", "sit/2.mp4")})
     assert load_collection(root).format == "csv"
-    folder = load_collection(root, format="folder")
+    folder = load_collection(root, DataConfig(format="folder"))
     assert (folder.format, folder.class_names) == ("folder", ("run", "sit"))
     with pytest.raises(ValueError, match=r"is not in format ucf101: trainlist01\.txt and"):
-        load_collection(root, format="ucf101")
+        load_collection(root, DataConfig(format="ucf101"))
     with pytest.raises(ValueError, match="unknown format 'json'; known are kinetics, "):
-        load_collection(root, format="json")
+        load_collection(root, DataConfig(format="json"))
 
 
 def test_a_file_of_no_format(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """DATA -> a collection: find the format, read it, number the classes, split the clips."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, compress
 from pathlib import Path
 from typing import Any
@@ -10,43 +11,42 @@ from numpy.typing import NDArray
 
 from stadapter.data.annotations.formats import FORMATS
 from stadapter.data.annotations.rows import listed
-from stadapter.data.annotations.source import Annotations, Lists, Source
+from stadapter.data.annotations.skip_list import leave_out
+from stadapter.data.annotations.source import Annotations, DataConfig, Lists, Source
 from stadapter.data.annotations.split import make_split
 from stadapter.data.annotations.table import SPLITS, ClipTable, Collection, class_order
 from stadapter.data.labels import VOCABULARIES, LabelSpace
+from stadapter.progress import console
 
 
 def load_collection(
     data: str | Path,
+    config: DataConfig | None = None,
     *,
     seed: int = 0,
-    format: str | None = None,
-    videos: str | Path | None = None,
-    classes: str | Path | None = None,
     space: LabelSpace | None = None,
 ) -> Collection:
     """Read a collection in any of `FORMATS`.
 
     Args:
         data: a folder or a list.
+        config: how to read it, and which clips to leave out.
         seed: of the split that is made where none is given.
-        format: name in `FORMATS`; None recognises it.
-        videos: folder of the videos; None looks for them near the list.
-        classes: text file with a class name per line, for lists with class numbers.
         space: the classes to index by, for scoring with a trained model; by default those of the
             collection's own list of classes, or else those that occur.
 
     Raises:
-        FileNotFoundError: `data` or one of the folders does not exist, or none of the videos.
+        FileNotFoundError: `data` or what `config` names does not exist, or none of the videos.
         ValueError: the collection cannot be read or used; the message names file, line and column.
     """
+    config = config or DataConfig()
     source = Source(
         Path(data),
-        None if videos is None else Path(videos),
-        None if classes is None else Path(classes),
+        None if config.videos is None else Path(config.videos),
+        None if config.classes is None else Path(config.classes),
     )
     _check_exist(source)
-    name, lists = find_format(source.data, format)
+    name, lists = find_format(source.data, config.format)
     found = FORMATS[name].read(lists, source)
     if not len(found.paths):
         raise ValueError(f"{data} has no clips")
@@ -71,7 +71,11 @@ def load_collection(
                 paths = list(compress(found.paths, mask.tolist()))
                 splits[split] = ClipTable(paths, labels[mask], space, starts[mask], ends[mask])
     notes = (*lists.notes, *found.notes, *(_unused(found, space) if own else ()))
-    return Collection(splits, space, found.splits is None, name, notes)
+    collection = Collection(splits, space, found.splits is None, name, notes)
+    if config.skip_list is None:
+        return collection
+    collection, left_out = leave_out(collection, config.skip_list)
+    return replace(collection, notes=(*notes, str(left_out)))
 
 
 def find_format(data: Path, format: str | None = None) -> tuple[str, Lists]:
@@ -95,6 +99,17 @@ def find_format(data: Path, format: str | None = None) -> tuple[str, Lists]:
         f"{data} is in no known format; name it with --format if it is one of these:"
         + "".join(f"\n  {name}: {known.expects}" for name, known in FORMATS.items())
     )
+
+
+def announce_collection(collection: Collection, data: str | Path) -> None:
+    """Print how `data` was read: its format, classes and clips, and what to know of them."""
+    sizes = ", ".join(f"{len(table):,} {split}" for split, table in collection.splits.items())
+    lines = [
+        f"{data} read as {collection.format}; {collection.space.summary()}; clips: {sizes}",
+        *(f"note: {note}" for note in collection.notes),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def check_trainable(collection: Collection, data: str | Path) -> None:

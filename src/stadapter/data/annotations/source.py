@@ -27,8 +27,22 @@ _LIST_FOLDER = re.compile("annotation|label|list|split", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """How DATA is read."""
+
+    format: str | None = None
+    """Name of its format; None recognises it."""
+    videos: str | Path | None = None
+    """Folder of the videos of a list; None looks for them near the list."""
+    classes: str | Path | None = None
+    """Text file with a class name per line, for lists with class numbers."""
+    skip_list: str | Path | None = None
+    """CSV of clips to leave out, such as skip.csv of `check`."""
+
+
+@dataclass(frozen=True)
 class Source:
-    """What the user said."""
+    """DATA, and where else to look."""
 
     data: Path
     """A folder or a list."""
