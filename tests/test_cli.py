@@ -344,7 +344,10 @@ def make_tree(folder: Path, **clips: int) -> Path:
         (lambda d: make_tree(d, a=2), ["one class only ('a')"]),
         (lambda d: make_tree(d), ["does not exist"]),
         (lambda d: d, ["does not exist"]),
-        (lambda d: write(d, "path,label\na.mp4,x\nb.mp4,\n"), ["line 3: label is missing"]),
+        (
+            lambda d: write(d, "path,label\na.mp4,x\nb.mp4,\n"),
+            ["line 3, column label: the class is missing"],
+        ),
         (lambda d: write(d, "path,label\na.mp4,x\nb.mp4,x\n"), ["one class only ('x')"]),
         (lambda d: write(d, "path,label,split\na.mp4,x,train\nb.mp4,y,train\n"), ["'val'"]),
         (lambda d: write(d, "path,label\na.mp4,x\nb.mp4,y\n"), ["no clips in split 'val'"]),
