@@ -350,7 +350,7 @@ def make_tree(folder: Path, **clips: int) -> Path:
         (lambda d: d, ["does not exist"]),
         (
             lambda d: write(d, "path,label\na.mp4,x\nb.mp4,\n"),
-            ["column label: the class is missing"],
+            ["line 3, column label: the class is missing"],
         ),
         (lambda d: write(d, "path,label\na.mp4,x\nb.mp4,x\n"), ["one class only ('x')"]),
         (lambda d: write(d, "path,label,split\na.mp4,x,train\nb.mp4,y,train\n"), ["'val'"]),

@@ -33,8 +33,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 OWNED = {
-    "argparse": {"cli.py"},
-    "jsonargparse": {"cli.py"},
+    "argparse": {"cli/main.py"},
+    "jsonargparse": {"cli/flags.py", "cli/recipe_flags.py"},
     "accelerate": {"train.py"},
     "av": {
         "check/cache.py",

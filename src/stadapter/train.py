@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from stadapter.atomic import atomic_path, write_text
+from stadapter.checkpoint import load_adapter_config, load_tensors
 from stadapter.data import (
     AugmentConfig,
     BrokenClip,
@@ -394,8 +395,6 @@ class Trainer:
         adapter_set.info = replace(adapter_set.info, scores=noted)
 
     def _restore_best(self) -> Scores:
-        from stadapter.checkpoint import load_adapter_config, load_tensors
-
         best = self.folder.state / "best"
         config = load_adapter_config(best)
         tensors = load_tensors(best, config)

@@ -1,0 +1,49 @@
+"""One verb from the words on the command line; errors become one sentence and an exit code."""
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+from stadapter import __version__
+from stadapter.cli.verbs import VERBS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb and exit."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 the run failed, 2 bad input, 130 Ctrl-C."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"stadapter {__version__}")
+        return 0
+    verb = VERBS.get(argv[0])
+    if verb is None:
+        return _fail(f"unknown verb {argv[0]!r}; known are {', '.join(VERBS)}", 2)
+    try:
+        return verb(argv[1:])
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is kept", 130)
+    except ArgumentError as error:
+        return _fail(" ".join(str(error).split()), 2)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        return _fail(str(error), 2)
+    except (RuntimeError, ArithmeticError) as error:
+        return _fail(str(error), 1)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"stadapter: {sentence}", file=sys.stderr)
+    return code
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
+    return (
+        "usage: stadapter VERB [...]\n\nTurn an image transformer into a video classifier."
+        f"\n\nverbs:\n{verbs}\n\n`stadapter VERB --help` lists the settings of a verb."
+    )
