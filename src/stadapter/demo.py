@@ -36,7 +36,7 @@ MARK = "results.json"
 class DemoConfig:
     """Size of the demo; the defaults take some minutes on two cores."""
 
-    epochs: int = 16
+    epochs: int = 20
     """Passes of ST-Adapter over the training clips."""
     blind_epochs: int = 3
     """Passes of the two methods that average over frames; more would not lift them above 50%."""
