@@ -38,6 +38,7 @@ from torch import Tensor
 from stadapter.data import AugmentConfig, Preprocessing, SamplingConfig, TrainReader, sample_test
 from stadapter.data.dataset import ClipSample, collate
 from stadapter.data.video import VideoReader, read_clip
+from stadapter.prepare import PrepareConfig, prepare_file
 
 Choose = Callable[[int], list[int]]
 SAMPLINGS = {"dense": SamplingConfig(8, 16), "uniform": SamplingConfig(8)}
@@ -46,7 +47,6 @@ CLIPS: dict[str, dict[str, Any]] = {
     "SSv2-like": {"file": "ssv2.webm", "size": (426, 240), "fps": 12, "seconds": 4},
     "60 s 720p": {"file": "long.mp4", "size": (1280, 720), "fps": 25, "seconds": 60},
 }
-PREPARED = {"crf": "20", "tune": "fastdecode"}
 ENCODERS = {
     ".mp4": ("libx264", {"crf": "23", "preset": "fast"}),
     ".webm": ("libvpx-vp9", {"b": "300k", "deadline": "good", "cpu-used": "4"}),
@@ -83,18 +83,6 @@ def write_clip(path: Path, size: tuple[int, int], fps: int, seconds: int, gop: i
         for image in scene(*size, fps * seconds):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
-
-
-def prepare_clip(source: Path, target: Path) -> None:
-    """What `stadapter prepare` makes of a file whose short side is 256: key frames 8 apart."""
-    with av.open(str(source)) as before, av.open(str(target), "w") as after:
-        old = before.streams.video[0]
-        stream: Any = after.add_stream("libx264", rate=old.average_rate, options=PREPARED)
-        stream.width, stream.height, stream.pix_fmt = old.width, old.height, "yuv420p"
-        stream.gop_size = 8
-        for frame in before.decode(old):
-            after.mux(stream.encode(frame.reformat(format="yuv420p")))
-        after.mux(stream.encode())
 
 
 def repeat_clip(source: Path, target: Path, times: int) -> None:
@@ -357,7 +345,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             write_clip(files[name], clip["size"], clip["fps"], clip["seconds"])
     kinetics, prepared = files["Kinetics-like"], folder / "prepared.mp4"
     if not prepared.exists():
-        prepare_clip(kinetics, prepared)
+        prepare_file(kinetics, prepared, PrepareConfig())
     load = os.getloadavg()[0]
     rows = []
     jobs = [(name, path, path) for name, path in files.items()]
