@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stadapter.backbones import Backbone, TokenShape
 from stadapter.methods.heads import LinearHead
 from stadapter.methods.method import SITES, AdapterSet, MethodConfig, Site
-from stadapter.ops import dwconv3d
+from stadapter.ops import AdapterWeights, Placement, st_adapter
 
 Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
 
@@ -121,13 +121,15 @@ class STAdapter(nn.Module):
 
     def forward(self, tokens: Tensor, shape: TokenShape) -> Tensor:
         """(B*T, P+N, D) -> (B*T, P+N, D), a new tensor."""
-        T, H, W, P = shape
-        prefix, patches = tokens[:, :P], tokens[:, P:]
-        h = self.down(patches)  # (B*T, N, A)
-        h = h.reshape(-1, T, H, W, h.shape[-1])
-        assert self.conv.bias is not None
-        h = dwconv3d(h, self.conv.weight, self.conv.bias, causal=self.causal)
-        if self.activation is not None:
-            h = self.activation(h)
-        patches = patches + self.up(h.reshape(-1, H * W, h.shape[-1]))
-        return torch.cat([prefix, patches], dim=1)
+        conv_bias = self.conv.bias
+        assert conv_bias is not None
+        weights = AdapterWeights(
+            self.down.weight,
+            self.down.bias,
+            self.conv.weight,
+            conv_bias,
+            self.up.weight,
+            self.up.bias,
+        )
+        placement = Placement(*shape, causal=self.causal)
+        return st_adapter(tokens, weights, placement, activation=self.activation)
