@@ -18,6 +18,7 @@ from stadapter.cli.flags import (
     sampling_of,
 )
 from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_parser
+from stadapter.cli.recipe_verbs import recipes
 
 
 def _demo(argv: list[str]) -> int:
@@ -306,6 +307,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "check": _check,
     "info": _info,
+    "recipes": recipes,
     "backbones": _backbones,
     "convert": _convert,
 }
