@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("_torchvision", "atomic", "device", "interrupt", "ops", "progress", "workers"),
-    ("backbones", "data", "ranks"),
+    ("backbones", "data", "ranks", "recipes"),
     ("methods", "prepare", "tasks"),
     ("checkpoint",),
     ("hub",),
