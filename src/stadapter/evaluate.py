@@ -7,17 +7,21 @@ Letters: n clips, V views, K classes.
 """
 
 import csv
+import hashlib
 import io
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stadapter.atomic import write_json, write_text
-from stadapter.checkpoint import library_versions
+from stadapter.checkpoint import checkpoint_facts, library_versions
 from stadapter.data import (
     BrokenClip,
     BrokenLimit,
@@ -36,6 +40,13 @@ from stadapter.data import (
     write_broken,
 )
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
+from stadapter.metrics import (
+    bootstrap_intervals,
+    by_duration,
+    by_source,
+    calibration,
+    group_scores,
+)
 from stadapter.model import VideoClassifier
 from stadapter.progress import progress_bar
 from stadapter.run import RunFolder
@@ -70,6 +81,18 @@ class EvalConfig:
     """A clip that takes longer to read is broken. Clips are then read in processes that can be
     killed; None waits for ever."""
 
+    @property
+    def num_views(self) -> int:
+        """V, views per video."""
+        return self.num_temporal_views * self.num_spatial_views
+
+    @property
+    def middle_view(self) -> int:
+        """Number of the view that stands for all where only one is looked at: the centre crop of
+        the middle clip, or of the one behind the middle if their number is even."""
+        temporal, spatial = self.num_temporal_views // 2, self.num_spatial_views // 2
+        return temporal * self.num_spatial_views + spatial
+
     def __post_init__(self) -> None:
         if self.num_temporal_views < 1:
             raise ValueError(f"num_temporal_views ({self.num_temporal_views}) must be at least 1")
@@ -103,6 +126,10 @@ class Scores:
     """Clips that were skipped, or salvaged and scored."""
     seconds: float
     """Wall time it took."""
+    single_view: Tensor | None = None
+    """Probabilities of the middle view alone, float32 (n, K); None if there was one view."""
+    durations: Tensor | None = None
+    """Seconds of each clip, float64 (n,), nan where not known; None if nobody looked."""
 
     @property
     def task(self) -> Task:
@@ -147,6 +174,7 @@ def score_clips(
         reader,
         on_broken=config.on_broken,
         decode_timeout_seconds=config.decode_timeout_seconds,
+        durations=True,
     )
     loader = make_loader(
         dataset,
@@ -156,7 +184,7 @@ def score_clips(
         pin_memory=device.type == "cuda",
     )
     limit = BrokenLimit(len(table), config.max_broken, config.on_broken)
-    clips, probabilities, labels = [], [], []
+    clips, probabilities, middle, labels, durations = [], [], [], [], []
     broken: list[BrokenClip] = []
     was_training = model.training
     model.to(device).eval()
@@ -173,9 +201,10 @@ def score_clips(
                     video = batch.video.to(device, non_blocking=True)
                     clips.append(batch.clips)
                     labels.append(batch.labels)
-                    probabilities.append(
-                        view_probabilities(model, preprocessing, video, config.precision).cpu()
-                    )
+                    durations.append(batch.seconds)
+                    views = view_probabilities(model, preprocessing, video, config.precision)
+                    probabilities.append(views.mean(1).cpu())
+                    middle.append(views[:, config.middle_view].cpu())
                 bar.advance(len(batch.clips) + len(skipped(batch.broken)))
     finally:
         model.train(was_training)
@@ -192,6 +221,8 @@ def score_clips(
         space=table.space,
         broken=tuple(broken),
         seconds=seconds,
+        single_view=torch.cat(middle) if config.num_views > 1 else None,
+        durations=torch.cat(durations),
     )
 
 
@@ -199,20 +230,30 @@ def score_clips(
 def view_probabilities(
     model: VideoClassifier, preprocessing: Preprocessing, video: Tensor, precision: Precision
 ) -> Tensor:
-    """uint8 views (B, V, T, C, H, W) -> class probabilities (B, K), the mean over views."""
+    """uint8 views (B, V, T, C, H, W) -> class probabilities (B, V, K); a clip's are their mean."""
     task = make_task(model.adapter_set.info.space)
     B, V = video.shape[:2]
     with autocast(video.device, precision):
         logits = model(preprocessing.normalize(video.flatten(0, 1)))
-    return task.probabilities(logits).reshape(B, V, -1).mean(1)
+    return task.probabilities(logits).reshape(B, V, -1)
 
 
 def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
-    """The task's metrics, and what they were computed on."""
+    """The task's metrics, how sure they are, and what they were computed on.
+
+    Each entry is described in docs/numbers.md.
+    """
+    task, p, labels = scores.task, scores.probabilities, scores.labels
     missing = skipped(scores.broken)
+    paths = [table.paths[clip] for clip in scores.clips.tolist()]
     return {
-        **scores.task.metrics(scores.probabilities, scores.labels),
-        "num_clips": len(scores.labels),
+        **task.metrics(p, labels),
+        "bootstrap": bootstrap_intervals(task, p, labels),
+        "single_view": _single_view(scores),
+        "calibration": calibration(task, p, labels, _halves(paths)),
+        "by_duration": _by_duration(scores),
+        "by_source": _by_source(scores, paths),
+        "num_clips": len(labels),
         "num_broken": len(missing),
         "broken": [{"path": b.path, "reason": b.reason} for b in missing],
         "num_salvaged": len(scores.broken) - len(missing),
@@ -224,6 +265,39 @@ def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
     }
 
 
+def _single_view(scores: Scores) -> dict[str, Any] | None:
+    """The task's numbers for the middle view alone; None if there was no other."""
+    if scores.single_view is None:
+        return None
+    metrics = scores.task.metrics(scores.single_view, scores.labels)
+    return {name: metrics[name] for name in scores.task.numbers}
+
+
+def _halves(paths: Sequence[str]) -> Tensor:
+    """Two halves of the clips that depend on their files' names alone, so that windows of one file
+    stay together: bool (n,)."""
+    digests = (hashlib.sha256(PurePath(path).name.encode()).digest() for path in paths)
+    return torch.tensor([digest[0] % 2 == 0 for digest in digests], dtype=torch.bool)
+
+
+def _by_duration(scores: Scores) -> list[dict[str, Any]]:
+    if scores.durations is None:
+        return []
+    return [
+        {"from_seconds": round(low, 3), "to_seconds": round(high, 3)}
+        | group_scores(scores.task, scores.probabilities, scores.labels, clips)
+        for low, high, clips in by_duration(scores.durations)
+    ]
+
+
+def _by_source(scores: Scores, paths: Sequence[str]) -> list[dict[str, Any]]:
+    labels = [scores.space.label_name(label) for label in scores.labels.numpy()]
+    return [
+        {"source": name} | group_scores(scores.task, scores.probabilities, scores.labels, clips)
+        for name, clips in by_source(paths, labels).items()
+    ]
+
+
 def write_results(
     run: RunFolder, scores: Scores, table: ClipTable, context: dict[str, Any]
 ) -> dict[str, Any]:
@@ -231,7 +305,8 @@ def write_results(
 
     `context` says what the scores were computed on (split, views, resolution).
     """
-    metrics = compute_metrics(scores, table) | context | {"versions": library_versions()}
+    metrics = compute_metrics(scores, table) | context
+    metrics |= {"checkpoint": checkpoint_facts(run.path), "versions": library_versions()}
     write_text(run.predictions, predictions_csv(scores, table))
     write_broken(run.broken, context["split"], scores.broken)
     write_json(run.metrics, metrics)
@@ -240,14 +315,22 @@ def write_results(
 
 def predictions_csv(scores: Scores, table: ClipTable) -> str:
     """One line per scored clip: path, label, most probable label, the probabilities of both,
-    whether they are the same, and the score of each class."""
+    whether they are the same, and the score of each class.
+
+    Clips that are windows of their files have `start` and `end` in seconds behind the path.
+    """
     task, name = scores.task, scores.space.label_name
+    scored = table.take(scores.clips.numpy())
+    trimmed = not bool(np.isnan([scored.starts, scored.ends]).all())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*PREDICTION_COLUMNS, *(f"score:{name}" for name in scores.space.class_names)])
+    first, *others = PREDICTION_COLUMNS
+    columns = [first, *(("start", "end") if trimmed else ()), *others]
+    writer.writerow([*columns, *(f"score:{name}" for name in scores.space.class_names)])
     predictions = scores.predictions
     rows = zip(
-        scores.clips.tolist(),
+        scored.paths,
+        zip(scored.starts.tolist(), scored.ends.tolist(), strict=True),
         scores.labels.numpy(),
         predictions.numpy(),
         task.label_probability(scores.probabilities, predictions).tolist(),
@@ -256,10 +339,11 @@ def predictions_csv(scores: Scores, table: ClipTable) -> str:
         scores.probabilities.tolist(),
         strict=True,
     )
-    for clip, label, prediction, score, label_score, correct, row in rows:
+    for path, times, label, prediction, score, label_score, correct, row in rows:
         writer.writerow(
             [
-                table.paths[clip],
+                path,
+                *(("" if math.isnan(t) else repr(t) for t in times) if trimmed else ()),
                 name(label),
                 name(prediction),
                 f"{score:.6f}",
