@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
 from stadapter.backbones.weights import read_state_dict
+from stadapter.ops import frozen_linear
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -65,7 +66,8 @@ class OpenAIClip(Backbone):
         self.id = "openai_clip"
         self.width = D
         self.patch_size = (patch, patch)
-        self.num_prefix_tokens = 1
+        self.num_prefix_tokens = self.num_class_tokens = 1
+        self.readout = "class_token"
         self.pixels = PixelConfig(resolution=(side * patch, side * patch), mean=MEAN, std=STD)
         self.native_grid = (side, side)
         self.conv1 = nn.Conv2d(3, D, patch, stride=patch, bias=False)
@@ -150,7 +152,7 @@ class _Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = frozen_linear(x, self.in_proj_weight, self.in_proj_bias)
         qkv = qkv.reshape(*x.shape[:2], 3, -1, HEAD_WIDTH)  # (B*T, 1+N, 3, heads, 64)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B*T, heads, 1+N, 64)
         y = F.scaled_dot_product_attention(q, k, v)
