@@ -25,10 +25,10 @@ def numbers(path: Path) -> list[int]:
 
 
 def packets(path: Path) -> list[tuple[Fraction, bool]]:
-    """(time in seconds, whether it is a key frame) of each frame."""
+    """(time in seconds, whether it is a key frame) of each frame, as they are shown."""
     with av.open(str(path)) as container:
         found = [p for p in container.demux(video=0) if p.size]
-        return [(p.pts * p.time_base, p.is_keyframe) for p in found]
+        return sorted((p.pts * p.time_base, p.is_keyframe) for p in found)
 
 
 def scene(count: int, width: int, height: int) -> list[np.ndarray[Any, Any]]:
