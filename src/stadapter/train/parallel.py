@@ -73,7 +73,9 @@ def _shard(model: VideoClassifier, ranks: Ranks) -> None:
     for module in _called_modules(model):
         if sum(p.numel() for p in module.parameters()) >= SMALLEST_SHARD:
             fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # Also after a forward pass without a backward one, so that outside of both the parameters are
+    # always the split ones, which the optimiser and the state know.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
     model.to(ranks.device)  # buffers
     # It warns of writing into such views, and nothing writes into the residual stream.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
