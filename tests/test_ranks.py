@@ -167,4 +167,5 @@ def test_one_process_alone_exchanges_nothing() -> None:
 
 def test_splitting_needs_processes(collection: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="torchrun"):
-        train_recipe(change(PLAIN, shard=True), collection, tmp_path)
+        train_recipe(change(PLAIN, shard=True), collection, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -38,12 +38,8 @@ class ParallelModel:
         self.ranks = ranks
         self.sharded = shard
         self.forward: Any
+        check_shard(shard, ranks)
         if shard:
-            if ranks.num_ranks == 1:
-                raise ValueError(
-                    "train.shard splits the weights over several processes; start them with "
-                    "torchrun --nproc_per_node N -m stadapter train ..., or leave it out"
-                )
             _shard(model, ranks)
             self.forward = model
         else:
@@ -66,6 +62,19 @@ class ParallelModel:
         alone = exchanged or not isinstance(model, DistributedDataParallel)
         with nullcontext() if alone else model.no_sync():
             yield
+
+
+def check_shard(shard: bool, ranks: Ranks) -> None:
+    """Refuse to split weights between processes where there is one.
+
+    Raises:
+        ValueError: that.
+    """
+    if shard and ranks.num_ranks == 1:
+        raise ValueError(
+            "train.shard splits the weights over several processes; start them with "
+            "torchrun --nproc_per_node N -m stadapter train ..., or leave it out"
+        )
 
 
 def _shard(model: VideoClassifier, ranks: Ranks) -> None:
