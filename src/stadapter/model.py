@@ -102,6 +102,7 @@ class VideoClassifier(nn.Module):
         self.active_adapter = name
         for _, parameter in self.trained_parameters():
             parameter.requires_grad_(True)
+        self.backbone.override(self.adapter_set.overrides)
         # Not self.train(): walking all modules takes longer than the rest of the switch.
         if self.backbone.training != self._backbone_mode(self.training):
             self.backbone.train(not self.backbone.training)
@@ -224,18 +225,32 @@ class VideoClassifier(nn.Module):
 
     def run_blocks(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
         """All blocks with the adapters in their slots: (B*T, P+N, D) -> the same."""
-        adapt = self.adapter_set.adapt
+        active = self.adapter_set
+        if self.backbone.overrides is not active.overrides:  # it may be shared with other models
+            self.backbone.override(active.overrides)
+        tokens, shape = active.prepare(tokens, shape)
         for i, block in enumerate(self.backbone.blocks):
             tokens, shape = block.merge(tokens, shape)
-            tokens = adapt(tokens, "attention", i, shape)
-            tokens = tokens + block.attention(tokens, shape)
-            tokens = adapt(tokens, "mlp", i, shape)
-            tokens = tokens + block.mlp(tokens)
-        return tokens, shape
+            tokens = active.adapt(tokens, "attention", i, shape)
+            branch = block.attention(tokens, shape)
+            tokens = tokens + active.adapt_branch(branch, tokens, "attention", i, shape)
+            tokens = active.adapt(tokens, "mlp", i, shape)
+            branch = block.mlp(tokens)
+            tokens = tokens + active.adapt_branch(branch, tokens, "mlp", i, shape)
+        return self._without_added_prefix(tokens, shape)
+
+    def _without_added_prefix(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
+        P = self.backbone.num_prefix_tokens
+        if shape.num_prefix == P:
+            return tokens, shape
+        kept = torch.cat([tokens[:, :P], tokens[:, shape.num_prefix :]], dim=1)
+        return kept, shape._replace(num_prefix=P)
 
     def features(self, video: Tensor) -> Tensor:
         """Pooled features before the head: (B, T, C, H, W) -> (B, D)."""
-        return self.backbone.pool(*self.run_blocks(*self.embed(video)))
+        pool = self.adapter_set.pool or self.backbone.pool
+        features: Tensor = pool(*self.run_blocks(*self.embed(video)))
+        return features
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, T, C, H, W) -> logits (B, K)."""
