@@ -189,6 +189,55 @@ def _predict(argv: list[str]) -> int:
     return 1 if len(unread) == len(predictions) else 0
 
 
+def _visualize(argv: list[str]) -> int:
+    """draw where the frozen and the adapted model look in a clip"""
+    from stadapter.data import VideoError
+    from stadapter.visualize import ENDINGS, VisualizeConfig, visualize
+    from stadapter.visualize.words import summary
+
+    parser = make_parser(
+        "visualize", "Attention before and after adaptation, over the frames of a clip."
+    )
+    parser.add_argument("run", type=str, help="Run folder.")
+    parser.add_argument("clip", type=str, help="Video file.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help=f"File to write, ending with {', '.join(ENDINGS)}; default: CLIP-attention.html here.",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file in --out.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
+    add_input_flags(parser)
+    parser.add_argument(
+        "--rollout",
+        action="store_true",
+        help="Attention followed through all blocks up to the chosen one (arXiv 2005.00928).",
+    )
+    parser.add_class_arguments(VisualizeConfig, as_group=False, skip={"rollout"})
+    settings = parser.parse_args(argv).as_dict()
+    run, clip, out = settings.pop("run"), settings.pop("clip"), settings.pop("out")
+    overwrite, device = settings.pop("overwrite"), settings.pop("device")
+    weights, frames, resolution = pop_input_flags(settings)
+    config = VisualizeConfig(**settings)
+    out = out or f"{Path(clip).stem}-attention.html"
+    try:
+        shown = visualize(
+            run,
+            clip,
+            out,
+            config,
+            overwrite=overwrite,
+            backbone_weights=weights,
+            sampling=sampling_of(run, frames),
+            resolution=resolution,
+            device=device,
+        )
+    except VideoError as error:
+        raise UsageError(str(error)) from error
+    print(f"{summary(shown)}\nwritten: {out}")
+    return 0
+
+
 def _check(argv: list[str]) -> int:
     """look all clips over: damage, duplicates, leaks between splits, classes"""
     from stadapter.check.collection import CheckConfig, check_collection
@@ -305,6 +354,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
     "predict": _predict,
+    "visualize": _visualize,
     "check": _check,
     "info": _info,
     "recipes": recipes,
