@@ -3,11 +3,8 @@
 import csv
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +25,7 @@ from stadapter.hub import CARD
 from stadapter.model import VideoClassifier
 from stadapter.recipe import Recipe, train_recipe
 from stadapter.train import TrainConfig, Trainer, lr_schedule, parameter_groups
+from stadapter.train.update import Updater
 
 RUN_FILES = [
     "broken.csv",
@@ -44,6 +42,7 @@ RUN_FILES = [
     f"state/best/{CONFIG}",
     f"state/best/{TENSORS}",
     "state/last.pt",
+    "state/previous.pt",
 ]
 STEPS = 4  # of an epoch of the shared collection
 
@@ -59,7 +58,7 @@ def log_lines(run: Path) -> list[dict[str, Any]]:
 def steps(run: Path) -> list[tuple[float, ...]]:
     """What each step of the log computed, without what depends on time."""
     names = ("step", "epoch", "loss", "lr", "grad_norm")
-    return [tuple(line[name] for name in names) for line in log_lines(run) if "loss" in line]
+    return [tuple(line.get(name) for name in names) for line in log_lines(run) if "loss" in line]
 
 
 def assert_same_run(run: Path, expected: Path) -> None:
@@ -183,25 +182,25 @@ def interrupt_at(step: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None
             pressed.append(True)
             signal.raise_signal(signal.SIGINT)
 
-    trainer: list[Trainer] = []
-    train_step, forward = Trainer._train_step, VideoClassifier.forward
+    steps_seen: list[int] = []
+    update, forward = Updater.update, VideoClassifier.forward
 
-    def note(self: Trainer, *arguments: Any) -> Any:
-        trainer[:] = [self]
+    def note(self: Updater, *arguments: Any, step: int, **more: Any) -> Any:
+        steps_seen.append(step)
         if where == "before the step":
-            press(self.step)
-        line = train_step(self, *arguments)
+            press(step)
+        line = update(self, *arguments, step=step, **more)
         if where == "after the weights changed":
-            press(self.step)
+            press(step)
         return line
 
     def forward_and_press(self: VideoClassifier, video: torch.Tensor) -> torch.Tensor:
         logits = forward(self, video)
         if where == "after dropout was drawn" and self.training:
-            press(trainer[0].step)
+            press(steps_seen[-1])
         return logits
 
-    monkeypatch.setattr(Trainer, "_train_step", note)
+    monkeypatch.setattr(Updater, "update", note)
     monkeypatch.setattr(VideoClassifier, "forward", forward_and_press)
 
 
@@ -230,49 +229,6 @@ def test_ctrl_c_and_resume_equals_an_uninterrupted_run(
     assert (tmp_path / "state/last.pt").is_file()
     train_recipe(recipe, collection, tmp_path, resume=True)
     assert_same_run(tmp_path, trained_run)
-
-
-KILLED = """
-import os, signal, sys
-from dataclasses import replace
-from conftest import RECIPE
-from stadapter.recipe import train_recipe
-from stadapter.train import Trainer
-
-log = Trainer._log
-
-def log_and_die(self, line):
-    log(self, line)
-    if line["step"] == 5:
-        self.folder.log.open("a").write('{"step": 6, "los')  # and half a line
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trainer._log = log_and_die
-recipe = replace(RECIPE, train=replace(RECIPE.train, num_workers=1))
-train_recipe(recipe, sys.argv[1], sys.argv[2])
-"""
-
-
-def test_kill_and_resume_equals_an_uninterrupted_run(
-    trained_run: Path, collection: Path, recipe: Recipe, tmp_path: Path
-) -> None:
-    """Killed in the second epoch, with another number of workers before and after."""
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(collection), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert log_lines_whole(tmp_path) == [0, 1, 2, 3, 4, 4, 5]
-    VideoClassifier.from_pretrained(tmp_path)  # the first epoch's is usable
-    train_recipe(change(recipe, num_workers=1), collection, tmp_path, resume=True)
-    assert_same_run(tmp_path, trained_run)
-
-
-def log_lines_whole(run: Path) -> list[int]:
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
 
 
 def test_a_run_that_died_before_its_first_epoch_ended_starts_anew(
@@ -515,8 +471,3 @@ def test_no_decay_on_biases_and_norms(method: Any) -> None:
 def test_impossible_settings_are_refused(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{setting} \({value}\)"):
         TrainConfig(**{setting: value})
-
-
-def test_tensorboard_events_when_asked(collection: Path, recipe: Recipe, tmp_path: Path) -> None:
-    train_recipe(change(recipe, epochs=1, tensorboard=True), collection, tmp_path)
-    assert list((tmp_path / "events").glob("events.out.tfevents.*"))

@@ -11,8 +11,8 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from stadapter.atomic import write_json, write_text
 from stadapter.checkpoint import checkpoint_facts, library_versions
 from stadapter.data import (
+    Batch,
     BrokenClip,
     BrokenLimit,
     ClipDataset,
@@ -33,6 +34,7 @@ from stadapter.data import (
     Preprocessing,
     SamplingConfig,
     TestReader,
+    collate,
     count_by_reason,
     make_loader,
     naming_killed_workers,
@@ -49,6 +51,7 @@ from stadapter.metrics import (
 )
 from stadapter.model import VideoClassifier
 from stadapter.progress import progress_bar
+from stadapter.ranks import Ranks
 from stadapter.run import RunFolder
 from stadapter.tasks import Task, make_task
 
@@ -69,7 +72,7 @@ class EvalConfig:
     num_workers: int | None = None
     """Decoding processes; None takes the number of cores, 0 decodes in the main process."""
     precision: Precision = "fp32"
-    """Of the matrix products: fp32 or bf16."""
+    """Of the matrix products: fp32, bf16 or fp16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     on_broken: OnBroken = "skip"
@@ -154,9 +157,21 @@ def score_clips(
     sampling: SamplingConfig,
     config: EvalConfig,
     *,
+    ranks: Ranks | None = None,
+    in_step: bool = False,
     text: str = "scoring",
 ) -> Scores:
     """Score every clip of `table` once.
+
+    Args:
+        model: moved to the device.
+        table: the clips.
+        preprocessing: resolution and pixel statistics.
+        sampling: which frames make a clip.
+        config: views, batches, device.
+        ranks: the processes that share the clips; each of them gets all scores.
+        in_step: ranks run the model equally often, which one that is split between them needs.
+        text: what the bar says.
 
     Raises:
         TooManyBrokenError: more unreadable clips than `config.max_broken`.
@@ -164,7 +179,8 @@ def score_clips(
         ValueError: none of the clips could be read.
     """
     start = time.perf_counter()
-    device = pick_device(config.device)
+    ranks = ranks or Ranks(0, 1, pick_device(config.device))
+    device = ranks.device
     workers = default_num_workers() if config.num_workers is None else config.num_workers
     reader = TestReader(
         sampling, preprocessing, config.num_temporal_views, config.num_spatial_views
@@ -176,53 +192,97 @@ def score_clips(
         decode_timeout_seconds=config.decode_timeout_seconds,
         durations=True,
     )
+    sampler = EpochSampler(len(table), shuffle=False, rank=ranks.rank, num_ranks=ranks.num_ranks)
     loader = make_loader(
         dataset,
-        EpochSampler(len(table), shuffle=False),
+        sampler,
         batch_size=config.batch_size,
-        num_workers=min(workers, len(table)),
+        num_workers=min(workers, len(sampler)),
         pin_memory=device.type == "cuda",
     )
     limit = BrokenLimit(len(table), config.max_broken, config.on_broken)
-    clips, probabilities, middle, labels, durations = [], [], [], [], []
-    broken: list[BrokenClip] = []
+    part = _Part()
     was_training = model.training
     model.to(device).eval()
     try:
         with (
-            progress_bar(text, len(table)) as bar,
+            progress_bar(text, len(sampler)) as bar,
             naming_killed_workers(dataset.whereabouts, table.paths),
         ):
-            for batch in loader:
-                if batch.broken:
-                    broken += batch.broken
-                    limit.check(broken)
+            for batch in _in_step(loader, ranks) if in_step else loader:
+                part.broken += batch.broken
+                if ranks.num_ranks == 1:
+                    limit.check(part.broken)
                 if len(batch.clips):
                     video = batch.video.to(device, non_blocking=True)
-                    clips.append(batch.clips)
-                    labels.append(batch.labels)
-                    durations.append(batch.seconds)
+                    part.clips.append(batch.clips)
+                    part.labels.append(batch.labels)
+                    part.seconds.append(batch.seconds)
                     views = view_probabilities(model, preprocessing, video, config.precision)
-                    probabilities.append(views.mean(1).cpu())
-                    middle.append(views[:, config.middle_view].cpu())
+                    part.probabilities.append(views.mean(1).cpu())
+                    part.middle.append(views[:, config.middle_view].cpu())
+                elif in_step:
+                    shape = (1, 1, sampling.num_frames, 3, *preprocessing.resolution)
+                    blank = torch.zeros(shape, dtype=torch.uint8, device=device)
+                    view_probabilities(model, preprocessing, blank, config.precision)
                 bar.advance(len(batch.clips) + len(skipped(batch.broken)))
     finally:
         model.train(was_training)
-    if not clips:
+    return _join(ranks.gather(part), table, config, limit, time.perf_counter() - start)
+
+
+@dataclass
+class _Part:
+    """What one rank found, batch by batch."""
+
+    clips: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+    middle: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    seconds: list[Tensor] = field(default_factory=list)
+    broken: list[BrokenClip] = field(default_factory=list)
+
+
+def _in_step(loader: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
+    """The batches, and empty ones until every rank has had its last."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        if not ranks.any(batch is not None):
+            return
+        yield collate([]) if batch is None else batch
+
+
+def _join(
+    parts: list[_Part], table: ClipTable, config: EvalConfig, limit: BrokenLimit, seconds: float
+) -> Scores:
+    """The parts of all ranks, in the table's order.
+
+    Raises:
+        TooManyBrokenError: as `limit` says.
+        ValueError: none of the clips could be read.
+    """
+    broken = sorted((b for part in parts for b in part.broken), key=lambda clip: clip.clip)
+    limit.check(broken)
+    if not any(part.clips for part in parts):
         raise ValueError(
             f"none of the {len(table)} clips could be read; the first: {broken[0].path}: "
             f"{broken[0].reason}"
         )
-    seconds = time.perf_counter() - start
+    order = torch.cat([batch for part in parts for batch in part.clips]).argsort()
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([batch for part in parts for batch in getattr(part, name)])[order]
+
     return Scores(
-        clips=torch.cat(clips),
-        probabilities=torch.cat(probabilities),
-        labels=torch.cat(labels),
+        clips=joined("clips"),
+        probabilities=joined("probabilities"),
+        labels=joined("labels"),
         space=table.space,
         broken=tuple(broken),
         seconds=seconds,
-        single_view=torch.cat(middle) if config.num_views > 1 else None,
-        durations=torch.cat(durations),
+        single_view=joined("middle") if config.num_views > 1 else None,
+        durations=joined("seconds"),
     )
 
 
