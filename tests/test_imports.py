@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("_torchvision", "atomic", "device", "interrupt", "ops", "progress", "workers"),
-    ("backbones", "data", "recipes"),
+    ("backbones", "data", "ranks", "recipes"),
     ("methods", "prepare", "tasks"),
     ("checkpoint",),
     ("hub",),
@@ -35,7 +35,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 OWNED = {
     "argparse": {"cli/main.py"},
     "jsonargparse": {"cli/flags.py", "cli/recipe_flags.py"},
-    "accelerate": {"train.py"},
+    "accelerate": {"ranks.py", "train/log.py"},
     "av": {
         "check/cache.py",
         "check/decode.py",
@@ -49,8 +49,6 @@ OWNED = {
 OPTIONAL = {
     "pyarrow": {"data/annotations/formats/parquet.py"},
     "transformers": {"backbones/transformers.py"},
-    "tensorboard": {"train.py"},
-    "torch.utils.tensorboard": {"train.py"},
 }
 """Extra -> the only files that may import it, and not when they are imported themselves."""
 
@@ -139,7 +137,7 @@ def test_importing_every_module_prints_nothing_and_needs_no_extra() -> None:
     code = (
         "import sys, importlib\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        "extras = {'transformers', 'tensorboard', 'pyarrow', 'jsonargparse'}\n"
+        "extras = {'transformers', 'tensorboard', 'pyarrow', 'wandb', 'mlflow', 'jsonargparse'}\n"
         "print(sorted(extras & set(sys.modules)))"
     )
     result = subprocess.run(

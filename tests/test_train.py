@@ -44,6 +44,7 @@ RUN_FILES = [
     f"state/best/{CONFIG}",
     f"state/best/{TENSORS}",
     "state/last.pt",
+    "state/previous.pt",
 ]
 STEPS = 4  # of an epoch of the shared collection
 
@@ -518,5 +519,5 @@ def test_impossible_settings_are_refused(setting: str, value: float) -> None:
 
 
 def test_tensorboard_events_when_asked(collection: Path, recipe: Recipe, tmp_path: Path) -> None:
-    train_recipe(change(recipe, epochs=1, tensorboard=True), collection, tmp_path)
+    train_recipe(change(recipe, epochs=1, trackers=("tensorboard",)), collection, tmp_path)
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))

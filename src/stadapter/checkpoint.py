@@ -137,21 +137,24 @@ def library_versions() -> dict[str, str]:
 
 
 def save_adapter(
-    directory: Path, adapter_set: AdapterSet, backbone: Backbone, backbone_fingerprint: str
+    directory: Path,
+    adapter_set: AdapterSet,
+    backbone: Backbone,
+    backbone_fingerprint: str,
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> AdapterConfig:
     """Write an adapter set's trained tensors and their config into `directory`, atomically.
 
-    `backbone_fingerprint` is that of the pretrained weights, before any training. Returns the
-    config that was written.
+    `backbone_fingerprint` is that of the pretrained weights, before any training. `tensors` are
+    written in place of the trained parameters as they are. Returns the config that was written.
 
     Raises:
         OSError: the folder cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: p.detach().to("cpu").contiguous().clone()
-        for name, p in adapter_set.trained_parameters(backbone)
-    }
+    named = tensors.items() if tensors is not None else adapter_set.trained_parameters(backbone)
+    tensors = {name: p.detach().to("cpu").contiguous().clone() for name, p in named}
     config = AdapterConfig(
         backbone_id=backbone.id,
         backbone_fingerprint=backbone_fingerprint,

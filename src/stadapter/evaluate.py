@@ -9,7 +9,8 @@ Letters: n clips, V views, K classes.
 import csv
 import io
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from stadapter.atomic import write_json, write_text
 from stadapter.checkpoint import library_versions
 from stadapter.data import (
+    Batch,
     BrokenClip,
     BrokenLimit,
     ClipDataset,
@@ -29,6 +31,7 @@ from stadapter.data import (
     Preprocessing,
     SamplingConfig,
     TestReader,
+    collate,
     count_by_reason,
     make_loader,
     naming_killed_workers,
@@ -38,6 +41,7 @@ from stadapter.data import (
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
 from stadapter.model import VideoClassifier
 from stadapter.progress import progress_bar
+from stadapter.ranks import Ranks
 from stadapter.run import RunFolder
 from stadapter.tasks import Task, make_task
 
@@ -58,7 +62,7 @@ class EvalConfig:
     num_workers: int | None = None
     """Decoding processes; None takes the number of cores, 0 decodes in the main process."""
     precision: Precision = "fp32"
-    """Of the matrix products: fp32 or bf16."""
+    """Of the matrix products: fp32, bf16 or fp16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     on_broken: OnBroken = "skip"
@@ -127,9 +131,21 @@ def score_clips(
     sampling: SamplingConfig,
     config: EvalConfig,
     *,
+    ranks: Ranks | None = None,
+    in_step: bool = False,
     text: str = "scoring",
 ) -> Scores:
     """Score every clip of `table` once.
+
+    Args:
+        model: moved to the device.
+        table: the clips.
+        preprocessing: resolution and pixel statistics.
+        sampling: which frames make a clip.
+        config: views, batches, device.
+        ranks: the processes that share the clips; each of them gets all scores.
+        in_step: ranks run the model equally often, which one that is split between them needs.
+        text: what the bar says.
 
     Raises:
         TooManyBrokenError: more unreadable clips than `config.max_broken`.
@@ -137,7 +153,8 @@ def score_clips(
         ValueError: none of the clips could be read.
     """
     start = time.perf_counter()
-    device = pick_device(config.device)
+    ranks = ranks or Ranks(0, 1, pick_device(config.device))
+    device = ranks.device
     workers = default_num_workers() if config.num_workers is None else config.num_workers
     reader = TestReader(
         sampling, preprocessing, config.num_temporal_views, config.num_spatial_views
@@ -148,47 +165,85 @@ def score_clips(
         on_broken=config.on_broken,
         decode_timeout_seconds=config.decode_timeout_seconds,
     )
+    sampler = EpochSampler(len(table), shuffle=False, rank=ranks.rank, num_ranks=ranks.num_ranks)
     loader = make_loader(
         dataset,
-        EpochSampler(len(table), shuffle=False),
+        sampler,
         batch_size=config.batch_size,
-        num_workers=min(workers, len(table)),
+        num_workers=min(workers, len(sampler)),
         pin_memory=device.type == "cuda",
     )
     limit = BrokenLimit(len(table), config.max_broken, config.on_broken)
-    clips, probabilities, labels = [], [], []
-    broken: list[BrokenClip] = []
+    part = _Part()
     was_training = model.training
     model.to(device).eval()
     try:
         with (
-            progress_bar(text, len(table)) as bar,
+            progress_bar(text, len(sampler)) as bar,
             naming_killed_workers(dataset.whereabouts, table.paths),
         ):
-            for batch in loader:
-                if batch.broken:
-                    broken += batch.broken
-                    limit.check(broken)
+            for batch in _in_step(loader, ranks) if in_step else loader:
+                part.broken += batch.broken
+                if ranks.num_ranks == 1:
+                    limit.check(part.broken)
                 if len(batch.clips):
                     video = batch.video.to(device, non_blocking=True)
-                    clips.append(batch.clips)
-                    labels.append(batch.labels)
-                    probabilities.append(
+                    part.clips.append(batch.clips)
+                    part.labels.append(batch.labels)
+                    part.probabilities.append(
                         view_probabilities(model, preprocessing, video, config.precision).cpu()
                     )
+                elif in_step:
+                    shape = (1, 1, sampling.num_frames, 3, *preprocessing.resolution)
+                    blank = torch.zeros(shape, dtype=torch.uint8, device=device)
+                    view_probabilities(model, preprocessing, blank, config.precision)
                 bar.advance(len(batch.clips) + len(skipped(batch.broken)))
     finally:
         model.train(was_training)
+    return _join(ranks.gather(part), table, limit, time.perf_counter() - start)
+
+
+@dataclass
+class _Part:
+    """What one rank found, batch by batch."""
+
+    clips: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    broken: list[BrokenClip] = field(default_factory=list)
+
+
+def _in_step(loader: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
+    """The batches, and empty ones until every rank has had its last."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        if not ranks.any(batch is not None):
+            return
+        yield collate([]) if batch is None else batch
+
+
+def _join(parts: list[_Part], table: ClipTable, limit: BrokenLimit, seconds: float) -> Scores:
+    """The parts of all ranks, in the table's order.
+
+    Raises:
+        TooManyBrokenError: as `limit` says.
+        ValueError: none of the clips could be read.
+    """
+    broken = sorted((b for part in parts for b in part.broken), key=lambda clip: clip.clip)
+    limit.check(broken)
+    clips = [batch for part in parts for batch in part.clips]
     if not clips:
         raise ValueError(
             f"none of the {len(table)} clips could be read; the first: {broken[0].path}: "
             f"{broken[0].reason}"
         )
-    seconds = time.perf_counter() - start
+    numbers = torch.cat(clips)
+    order = numbers.argsort()
     return Scores(
-        clips=torch.cat(clips),
-        probabilities=torch.cat(probabilities),
-        labels=torch.cat(labels),
+        clips=numbers[order],
+        probabilities=torch.cat([b for part in parts for b in part.probabilities])[order],
+        labels=torch.cat([batch for part in parts for batch in part.labels])[order],
         space=table.space,
         broken=tuple(broken),
         seconds=seconds,

@@ -164,7 +164,7 @@ def _predict(argv: list[str]) -> int:
     parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
     parser.add_argument("--num_temporal_views", type=int, default=1, help="Clips per video.")
     parser.add_argument("--num_spatial_views", type=int, default=1, help="Crops per clip, 1 or 3.")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
     add_input_flags(parser)
     settings = parser.parse_args(argv).as_dict()

@@ -6,6 +6,7 @@ because workers that outlive an epoch keep their own copy of the dataset.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -168,7 +169,8 @@ class EpochSampler(Sampler[Key]):
     `weights[i]`: its expected number of times, rounded down or up. The first number of a key then
     counts on where a clip comes again, so that it looks different each time.
 
-    `skip` leaves out the first keys of the epoch, to go on where a run was interrupted.
+    `skip` leaves out the first keys of the epoch, counted over all ranks, to go on where a run was
+    interrupted.
     """
 
     def __init__(
@@ -191,8 +193,7 @@ class EpochSampler(Sampler[Key]):
         self.skip = 0
 
     def __len__(self) -> int:
-        own = (self.num_clips - self.rank + self.num_ranks - 1) // self.num_ranks
-        return max(0, own - self.skip)
+        return len(range(self.skip + self.rank, self.num_clips, self.num_ranks))
 
     def __iter__(self) -> Iterator[Key]:
         order = list(range(self.num_clips))
@@ -202,7 +203,7 @@ class EpochSampler(Sampler[Key]):
         keys: Iterable[Key] = ((self.epoch, clip) for clip in order)
         if self.draws is not None:
             keys = self._balanced(order, self.draws, random)
-        yield from islice(keys, self.rank + self.skip * self.num_ranks, None, self.num_ranks)
+        yield from islice(keys, self.skip + self.rank, None, self.num_ranks)
 
     def _balanced(self, order: list[int], draws: NDArray[np.float64], random: Random) -> list[Key]:
         """Systematic sampling: clips side by side on a line, each as long as its expected number of
@@ -238,7 +239,6 @@ def make_loader(
     *,
     batch_size: int,
     num_workers: int,
-    drop_last: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader[ClipSample | BrokenClip]:
     """A data loader whose batches are `Batch`; its workers note in the dataset where they are."""
@@ -249,10 +249,16 @@ def make_loader(
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
-        drop_last=drop_last,
         pin_memory=pin_memory,
         # Its own: iterating draws a number, and the global generator is dropout's, which must not
         # depend on how often, or with how many workers, a loader was started.
         generator=torch.Generator(),
         persistent_workers=num_workers > 0,
+        worker_init_fn=_leave_process_group,
     )
+
+
+def _leave_process_group(_: int) -> None:
+    """A Ctrl-C on the terminal is for the main process, which ends its workers in good order."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
