@@ -129,9 +129,31 @@ def _labels_from_dict(content: Mapping[str, Any]) -> LabelSpace:
     return LabelSpace.single_label(content["class_names"])
 
 
+def checkpoint_facts(directory: Path) -> dict[str, Any] | None:
+    """Which weights are in `directory`, for whoever reads a score: `adapter_sha256` of the whole
+    file, and the backbone's `backbone` id and `backbone_fingerprint`; None without an adapter.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    path = directory / TENSORS
+    if not path.is_file():
+        return None
+    config = load_adapter_config(directory)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {
+        "adapter_sha256": digest.hexdigest(),
+        "backbone": config.backbone_id,
+        "backbone_fingerprint": config.backbone_fingerprint,
+    }
+
+
 def library_versions() -> dict[str, str]:
     """Versions of what computed a result."""
-    names = ("torch", "torchvision", "timm", "av")
+    names = ("torch", "torchvision", "torchmetrics", "timm", "av")
     own = {"python": platform.python_version(), "stadapter": __version__}
     return own | {name: version(name) for name in names}
 

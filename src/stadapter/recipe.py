@@ -150,6 +150,7 @@ def train_recipe(
     scores = trainer.run()
     context = _context("val", preprocessing, recipe.sampling, eval_config)
     broken = sorted(trainer.state.broken.values(), key=lambda clip: clip.clip)
+    context["seed"] = recipe.train.seed
     context["broken_train"] = [{"path": b.path, "reason": b.reason} for b in skipped(broken)]
     context["broken_train_reasons"] = count_by_reason(broken)
     context["waited_for_data"] = trainer.waited_for_data
@@ -223,7 +224,7 @@ def evaluate_run(
     ranks = join_ranks(config.device)
     with _listing_broken(run, split, ranks):
         scores = score_clips(model, table, preprocessing, sampling, config, ranks=ranks)
-    context = _context(split, preprocessing, sampling, config)
+    context = _context(split, preprocessing, sampling, config) | {"seed": _seed(run)}
     return _write(run, model.adapter_set.config.name, scores, table, context, ranks)
 
 
@@ -294,6 +295,16 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _seed(run: RunFolder) -> int | None:
+    """The seed that a run was trained with; None if no recipe says it, as of converted ones."""
+    try:
+        content = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    seed = _flat(content).get("train.seed") if isinstance(content, Mapping) else None
+    return seed if isinstance(seed, int) else None
 
 
 def _title(run: RunFolder) -> str:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from stadapter.data.annotations import ClipTable
 from stadapter.data.broken import BrokenClip, OnBroken
+from stadapter.data.duration import clip_seconds
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, read_clip
@@ -42,11 +43,17 @@ class Batch:
     """Label of each clip, as in `ClipTable`: int64 (B,), bool (B, K) or int64 (B, 2)."""
     broken: tuple[BrokenClip, ...]
     """The clips of this batch that were skipped, which are missing above, or salvaged."""
+    seconds: Tensor
+    """Duration of each clip, float64 (B,); nan where it is not known or was not asked for."""
 
     def pin_memory(self) -> "Batch":
         """For the data loader: host memory from which a GPU copies without waiting."""
         return Batch(
-            self.clips.pin_memory(), self.video.pin_memory(), self.labels.pin_memory(), self.broken
+            self.clips.pin_memory(),
+            self.video.pin_memory(),
+            self.labels.pin_memory(),
+            self.broken,
+            self.seconds,
         )
 
 
@@ -58,6 +65,7 @@ class ClipSample:
     video: Tensor  # uint8 (V, T, C, H, W)
     label: NDArray[Any]  # one row of ClipTable.labels
     salvaged: BrokenClip | None = None
+    seconds: float = math.nan
 
 
 class ClipDataset(Dataset[ClipSample | BrokenClip]):
@@ -70,6 +78,7 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
         *,
         on_broken: OnBroken = "skip",
         decode_timeout_seconds: float | None = None,
+        durations: bool = False,
     ) -> None:
         """Nothing is read yet.
 
@@ -80,8 +89,10 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
             on_broken: "salvage" tries a clip that cannot be read once more, with `salvage=True`.
             decode_timeout_seconds: a clip that takes longer is broken; it is read in a process of
                 its own then.
+            durations: look up how long each clip is.
         """
         self.table = table
+        self.durations = durations
         self.on_broken = on_broken
         self.read = (
             read if decode_timeout_seconds is None else KillableReader(read, decode_timeout_seconds)
@@ -99,7 +110,8 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
         path, label = self.table.paths[clip], self.table.labels[clip]
         window = _window(self.table, clip)
         try:
-            return ClipSample(clip, self.read(path, key, **window), label)
+            video = self.read(path, key, **window)
+            return ClipSample(clip, video, label, seconds=self._seconds(path, window))
         except VideoError as error:
             broken = BrokenClip(clip, path, error.reason)
             if self.on_broken != "salvage" or isinstance(error, DecodeTimeoutError):
@@ -108,7 +120,11 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
             video = self.read(path, key, **window, salvage=True)
         except VideoError:
             return broken
-        return ClipSample(clip, video, label, BrokenClip(clip, path, broken.reason, "salvaged"))
+        salvaged = BrokenClip(clip, path, broken.reason, "salvaged")
+        return ClipSample(clip, video, label, salvaged, self._seconds(path, window))
+
+    def _seconds(self, path: str, window: dict[str, float]) -> float:
+        return clip_seconds(path, **window) if self.durations else math.nan
 
 
 def _window(table: ClipTable, clip: int) -> dict[str, float]:
@@ -230,6 +246,7 @@ def collate(samples: Sequence[ClipSample | BrokenClip]) -> Batch:
         video=torch.stack([s.video for s in good]) if good else torch.empty(0, dtype=torch.uint8),
         labels=torch.from_numpy(labels),
         broken=tuple(report for report in reports if report is not None),
+        seconds=torch.tensor([sample.seconds for sample in good], dtype=torch.float64),
     )
 
 

@@ -73,7 +73,7 @@ class Preprocessing:
         for fraction in fractions:
             top, left = int((h - H) * fraction), int((w - W) * fraction)
             crops.append(frames[..., top : top + H, left : left + W])
-        return torch.stack(crops)
+        return torch.stack(crops).contiguous()
 
     def normalize(self, video: Tensor) -> Tensor:
         """uint8 (..., C, H, W) -> float32 of zero mean and unit variance, on the same device."""
@@ -143,7 +143,7 @@ class AugmentConfig:
         )
         # Of a frame a few pixels small, a crop may round to nothing.
         frames = frames[..., top : top + max(1, h), left : left + max(1, w)]
-        frames = resize(frames, (H, W), preprocessing.interpolation)
+        frames = resize(frames, (H, W), preprocessing.interpolation).contiguous()
         if self.rand_augment:
             operation = v2.RandAugment(1, self.rand_augment_magnitude)
             chance = self.rand_augment_probability

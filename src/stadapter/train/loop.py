@@ -46,7 +46,7 @@ from stadapter.evaluate import Scores
 from stadapter.interrupt import Signals, Terminated, caught_signals
 from stadapter.model import VideoClassifier
 from stadapter.progress import Bar, console, progress_bar
-from stadapter.ranks import Ranks
+from stadapter.ranks import Ranks, join_ranks
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
 from stadapter.train.config import TrainConfig
@@ -72,8 +72,8 @@ class Trainer:
         preprocessing: Preprocessing,
         augment: AugmentConfig,
         run: RunFolder,
-        ranks: Ranks,
         validate: Callable[[VideoClassifier], Scores],
+        ranks: Ranks | None = None,
     ) -> None:
         """Put the model on its device and build loader and optimiser.
 
@@ -85,12 +85,12 @@ class Trainer:
             preprocessing: resolution and pixel statistics.
             augment: random changes to training clips.
             run: folder for log, state and adapters; must be prepared.
-            ranks: the processes that train together.
             validate: scores the model on the validation clips; called by every rank.
+            ranks: the processes that train together; by default those that torchrun started.
         """
         self.task = make_task(model.adapter_set.info.space)
         self.task.check_smoothing(config.label_smoothing)
-        self.ranks = ranks
+        self.ranks = ranks = ranks or join_ranks(config.device)
         self.model = model
         self.model.checkpoint_every = config.checkpoint_every
         self.table = table
