@@ -50,7 +50,7 @@ def every_step(recipe: Recipe) -> Recipe:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
     """A real signal during the step of that number, once."""
-    train_step, sent = Trainer._train_step, []
+    train_step, sent = Trainer.train_step, []
 
     def step_and_signal(self: Trainer, *arguments: Any) -> Any:
         if self.step == step and not sent:
@@ -58,7 +58,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIG
             signal.raise_signal(number)
         return train_step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_train_step", step_and_signal)
+    monkeypatch.setattr(Trainer, "train_step", step_and_signal)
 
 
 def test_three_kills_change_nothing(collection: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(
     collection: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    train_step = Trainer._train_step
+    train_step = Trainer.train_step
 
     def note(self: Trainer, *arguments: Any) -> Any:
         if not seen:
@@ -237,7 +237,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(
         seen.append({n: p.detach().clone() for n, p in self.model.trained_parameters()})
         return line
 
-    monkeypatch.setattr(Trainer, "_train_step", note)
+    monkeypatch.setattr(Trainer, "train_step", note)
     train_recipe(change(recipe, ema_decay=0.8, epochs=1), collection, tmp_path)
     expected = seen[0]
     for weights in seen[1:]:

@@ -182,7 +182,7 @@ def interrupt_at(step: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None
             signal.raise_signal(signal.SIGINT)
 
     trainer: list[Trainer] = []
-    train_step, forward = Trainer._train_step, VideoClassifier.forward
+    train_step, forward = Trainer.train_step, VideoClassifier.forward
 
     def note(self: Trainer, *arguments: Any) -> Any:
         trainer[:] = [self]
@@ -199,7 +199,7 @@ def interrupt_at(step: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None
             press(trainer[0].step)
         return logits
 
-    monkeypatch.setattr(Trainer, "_train_step", note)
+    monkeypatch.setattr(Trainer, "train_step", note)
     monkeypatch.setattr(VideoClassifier, "forward", forward_and_press)
 
 

@@ -205,7 +205,7 @@ class Trainer:
             num_clips = self._count(batches)
             line: dict[str, Any] = {"step": self.step, "epoch": state.epoch}
             if num_clips:
-                line |= self._train_step(batches, num_clips)
+                line |= self.train_step(batches, num_clips)
                 state.loss_sum += line["loss"]
                 state.loss_count += 1
             state.step_in_epoch += 1
@@ -259,7 +259,7 @@ class Trainer:
             self.limit.check(self.state.broken.values())
         return int(total)
 
-    def _train_step(self, batches: list[Batch], num_clips: int) -> dict[str, float]:
+    def train_step(self, batches: list[Batch], num_clips: int) -> dict[str, float]:
         """One step on this rank's batches, of `num_clips` on all ranks; what it logs."""
         config = self.config
         scale = lr_schedule(self.step, self.steps_per_epoch, config)
