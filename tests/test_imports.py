@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("predict", "train"),
     ("report", "tables"),
     ("check", "compare", "recipe", "visualize"),
-    ("info",),
+    ("info", "plan"),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -18,7 +18,7 @@ from stadapter.cli.flags import (
     sampling_of,
 )
 from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_parser
-from stadapter.cli.recipe_verbs import recipes
+from stadapter.cli.recipe_verbs import plan, recipes
 
 
 def _demo(argv: list[str]) -> int:
@@ -385,6 +385,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "visualize": _visualize,
     "check": _check,
     "info": _info,
+    "plan": plan,
     "recipes": recipes,
     "backbones": _backbones,
     "convert": _convert,
