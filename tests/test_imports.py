@@ -25,7 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("report", "tables"),
     ("check", "recipe"),
     ("info",),
-    ("demo",),
+    ("demo", "study"),
     ("cli",),
     ("__main__",),
 )
@@ -33,21 +33,22 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 OWNED = {
-    "argparse": {"cli/main.py"},
+    "argparse": {"cli/main.py", "cli/recipe_flags.py"},
     "jsonargparse": {"cli/flags.py", "cli/recipe_flags.py"},
     "accelerate": {"train.py"},
     "av": {
         "check/cache.py",
         "check/decode.py",
         "data/video.py",
-        "data/order_only.py",
+        "data/twins.py",
         "prepare/transcode.py",
     },
     "huggingface_hub": {"hub.py"},
 }
 """Package -> the only files that may import it."""
 OPTIONAL = {
-    "pyarrow": {"data/annotations/formats/parquet.py"},
+    "matplotlib": {"study/figures.py"},
+    "pyarrow": {"data/annotations/formats/parquet.py", "study/results.py"},
     "transformers": {"backbones/transformers.py"},
     "tensorboard": {"train.py"},
     "torch.utils.tensorboard": {"train.py"},
@@ -139,7 +140,7 @@ def test_importing_every_module_prints_nothing_and_needs_no_extra() -> None:
     code = (
         "import sys, importlib\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        "extras = {'transformers', 'tensorboard', 'pyarrow', 'jsonargparse'}\n"
+        "extras = {'transformers', 'tensorboard', 'pyarrow', 'jsonargparse', 'matplotlib'}\n"
         "print(sorted(extras & set(sys.modules)))"
     )
     result = subprocess.run(
