@@ -1,6 +1,6 @@
 """Cross-validation by hand-made folds: train and score one run per list, then mean and spread.
 
-    python benchmarks/bench_folds.py FOLD0.csv FOLD1.csv ... --out DIR [--config YAML]
+    python benchmarks/bench_folds.py FOLD0.csv FOLD1.csv ... --out DIR [--config RECIPE]
         [--seeds 0 1 2] [-- any flags of `stadapter train`]
 
 Each list has a `split` column of its own. A run that is finished is not repeated, one that was
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lists", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     own, flags = sys.argv[1:], []
     if "--" in own:
@@ -40,7 +40,7 @@ def main() -> None:
         own, flags = own[:cut], own[cut + 1 :]
     settings = parser.parse_args(own)
     if settings.config:
-        flags = ["--config", str(settings.config), *flags]
+        flags = ["--config", settings.config, *flags]
     rows = []
     for seed in settings.seeds:
         for data in settings.lists:

@@ -207,7 +207,7 @@ def test_probabilities_are_the_mean_over_views(
     views = TestReader(sampling, preprocessing, 2, 3)(clips.paths[0])
     assert len(views) == 6
     one_by_one = [
-        view_probabilities(model, preprocessing, view[None, None], "fp32") for view in views
+        view_probabilities(model, preprocessing, view[None, None], "fp32")[:, 0] for view in views
     ]
     with torch.no_grad():
         logits = model(preprocessing.normalize(views[0])[None])

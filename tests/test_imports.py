@@ -15,15 +15,15 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("_torchvision", "atomic", "device", "interrupt", "ops", "progress", "workers"),
-    ("backbones", "data"),
+    ("backbones", "data", "ranks", "recipes"),
     ("methods", "prepare", "tasks"),
-    ("checkpoint",),
+    ("checkpoint", "metrics"),
     ("hub",),
     ("model", "run"),
     ("evaluate", "official"),
     ("predict", "train"),
     ("report", "tables"),
-    ("check", "recipe"),
+    ("check", "compare", "recipe"),
     ("info",),
     ("demo", "study"),
     ("cli",),
@@ -35,10 +35,11 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 OWNED = {
     "argparse": {"cli/main.py", "cli/recipe_flags.py"},
     "jsonargparse": {"cli/flags.py", "cli/recipe_flags.py"},
-    "accelerate": {"train.py"},
+    "accelerate": {"ranks.py", "train/log.py"},
     "av": {
         "check/cache.py",
         "check/decode.py",
+        "data/duration.py",
         "data/video.py",
         "data/twins.py",
         "prepare/transcode.py",
@@ -50,8 +51,6 @@ OPTIONAL = {
     "matplotlib": {"study/figures.py"},
     "pyarrow": {"data/annotations/formats/parquet.py", "study/results.py"},
     "transformers": {"backbones/transformers.py"},
-    "tensorboard": {"train.py"},
-    "torch.utils.tensorboard": {"train.py"},
 }
 """Extra -> the only files that may import it, and not when they are imported themselves."""
 
@@ -140,7 +139,8 @@ def test_importing_every_module_prints_nothing_and_needs_no_extra() -> None:
     code = (
         "import sys, importlib\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        "extras = {'transformers', 'tensorboard', 'pyarrow', 'jsonargparse', 'matplotlib'}\n"
+        "extras = {'transformers', 'tensorboard', 'pyarrow', 'wandb', 'mlflow', 'jsonargparse', "
+        "'matplotlib'}\n"
         "print(sorted(extras & set(sys.modules)))"
     )
     result = subprocess.run(

@@ -3,11 +3,8 @@
 import csv
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +41,7 @@ RUN_FILES = [
     f"state/best/{CONFIG}",
     f"state/best/{TENSORS}",
     "state/last.pt",
+    "state/previous.pt",
 ]
 STEPS = 4  # of an epoch of the shared collection
 
@@ -230,49 +228,6 @@ def test_ctrl_c_and_resume_equals_an_uninterrupted_run(
     assert (tmp_path / "state/last.pt").is_file()
     train_recipe(recipe, collection, tmp_path, resume=True)
     assert_same_run(tmp_path, trained_run)
-
-
-KILLED = """
-import os, signal, sys
-from dataclasses import replace
-from conftest import RECIPE
-from stadapter.recipe import train_recipe
-from stadapter.train import Trainer
-
-log = Trainer._log
-
-def log_and_die(self, line):
-    log(self, line)
-    if line["step"] == 5:
-        self.folder.log.open("a").write('{"step": 6, "los')  # and half a line
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trainer._log = log_and_die
-recipe = replace(RECIPE, train=replace(RECIPE.train, num_workers=1))
-train_recipe(recipe, sys.argv[1], sys.argv[2])
-"""
-
-
-def test_kill_and_resume_equals_an_uninterrupted_run(
-    trained_run: Path, collection: Path, recipe: Recipe, tmp_path: Path
-) -> None:
-    """Killed in the second epoch, with another number of workers before and after."""
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(collection), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert log_lines_whole(tmp_path) == [0, 1, 2, 3, 4, 4, 5]
-    VideoClassifier.from_pretrained(tmp_path)  # the first epoch's is usable
-    train_recipe(change(recipe, num_workers=1), collection, tmp_path, resume=True)
-    assert_same_run(tmp_path, trained_run)
-
-
-def log_lines_whole(run: Path) -> list[int]:
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
 
 
 def test_a_run_that_died_before_its_first_epoch_ended_starts_anew(
@@ -518,5 +473,5 @@ def test_impossible_settings_are_refused(setting: str, value: float) -> None:
 
 
 def test_tensorboard_events_when_asked(collection: Path, recipe: Recipe, tmp_path: Path) -> None:
-    train_recipe(change(recipe, epochs=1, tensorboard=True), collection, tmp_path)
+    train_recipe(change(recipe, epochs=1, trackers=("tensorboard",)), collection, tmp_path)
     assert list((tmp_path / "events").glob("events.out.tfevents.*"))

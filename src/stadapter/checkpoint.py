@@ -129,29 +129,54 @@ def _labels_from_dict(content: Mapping[str, Any]) -> LabelSpace:
     return LabelSpace.single_label(content["class_names"])
 
 
+def checkpoint_facts(directory: Path) -> dict[str, Any] | None:
+    """Which weights are in `directory`, for whoever reads a score: `adapter_sha256` of the whole
+    file, and the backbone's `backbone` id and `backbone_fingerprint`; None without an adapter.
+
+    Raises:
+        ValueError: the config cannot be used.
+    """
+    path = directory / TENSORS
+    if not path.is_file():
+        return None
+    config = load_adapter_config(directory)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {
+        "adapter_sha256": digest.hexdigest(),
+        "backbone": config.backbone_id,
+        "backbone_fingerprint": config.backbone_fingerprint,
+    }
+
+
 def library_versions() -> dict[str, str]:
     """Versions of what computed a result."""
-    names = ("torch", "torchvision", "timm", "av")
+    names = ("torch", "torchvision", "torchmetrics", "timm", "av")
     own = {"python": platform.python_version(), "stadapter": __version__}
     return own | {name: version(name) for name in names}
 
 
 def save_adapter(
-    directory: Path, adapter_set: AdapterSet, backbone: Backbone, backbone_fingerprint: str
+    directory: Path,
+    adapter_set: AdapterSet,
+    backbone: Backbone,
+    backbone_fingerprint: str,
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> AdapterConfig:
     """Write an adapter set's trained tensors and their config into `directory`, atomically.
 
-    `backbone_fingerprint` is that of the pretrained weights, before any training. Returns the
-    config that was written.
+    `backbone_fingerprint` is that of the pretrained weights, before any training. `tensors` are
+    written in place of the trained parameters as they are. Returns the config that was written.
 
     Raises:
         OSError: the folder cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: p.detach().to("cpu").contiguous().clone()
-        for name, p in adapter_set.trained_parameters(backbone)
-    }
+    named = tensors.items() if tensors is not None else adapter_set.trained_parameters(backbone)
+    tensors = {name: p.detach().to("cpu").contiguous().clone() for name, p in named}
     config = AdapterConfig(
         backbone_id=backbone.id,
         backbone_fingerprint=backbone_fingerprint,

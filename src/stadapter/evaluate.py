@@ -7,18 +7,23 @@ Letters: n clips, V views, K classes.
 """
 
 import csv
+import hashlib
 import io
+import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stadapter.atomic import write_json, write_text
-from stadapter.checkpoint import library_versions
+from stadapter.checkpoint import checkpoint_facts, library_versions
 from stadapter.data import (
+    Batch,
     BrokenClip,
     BrokenLimit,
     ClipDataset,
@@ -29,6 +34,7 @@ from stadapter.data import (
     Preprocessing,
     SamplingConfig,
     TestReader,
+    collate,
     count_by_reason,
     make_loader,
     naming_killed_workers,
@@ -36,8 +42,16 @@ from stadapter.data import (
     write_broken,
 )
 from stadapter.device import Precision, autocast, default_num_workers, pick_device
+from stadapter.metrics import (
+    bootstrap_intervals,
+    by_duration,
+    by_source,
+    calibration,
+    group_scores,
+)
 from stadapter.model import VideoClassifier
 from stadapter.progress import progress_bar
+from stadapter.ranks import Ranks
 from stadapter.run import RunFolder
 from stadapter.tasks import Task, make_task
 
@@ -58,7 +72,7 @@ class EvalConfig:
     num_workers: int | None = None
     """Decoding processes; None takes the number of cores, 0 decodes in the main process."""
     precision: Precision = "fp32"
-    """Of the matrix products: fp32 or bf16."""
+    """Of the matrix products: fp32, bf16 or fp16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     on_broken: OnBroken = "skip"
@@ -69,6 +83,18 @@ class EvalConfig:
     decode_timeout_seconds: float | None = None
     """A clip that takes longer to read is broken. Clips are then read in processes that can be
     killed; None waits for ever."""
+
+    @property
+    def num_views(self) -> int:
+        """V, views per video."""
+        return self.num_temporal_views * self.num_spatial_views
+
+    @property
+    def middle_view(self) -> int:
+        """Number of the view that stands for all where only one is looked at: the centre crop of
+        the middle clip, or of the one behind the middle if their number is even."""
+        temporal, spatial = self.num_temporal_views // 2, self.num_spatial_views // 2
+        return temporal * self.num_spatial_views + spatial
 
     def __post_init__(self) -> None:
         if self.num_temporal_views < 1:
@@ -103,6 +129,10 @@ class Scores:
     """Clips that were skipped, or salvaged and scored."""
     seconds: float
     """Wall time it took."""
+    single_view: Tensor | None = None
+    """Probabilities of the middle view alone, float32 (n, K); None if there was one view."""
+    durations: Tensor | None = None
+    """Seconds of each clip, float64 (n,), nan where not known; None if nobody looked."""
 
     @property
     def task(self) -> Task:
@@ -127,9 +157,21 @@ def score_clips(
     sampling: SamplingConfig,
     config: EvalConfig,
     *,
+    ranks: Ranks | None = None,
+    in_step: bool = False,
     text: str = "scoring",
 ) -> Scores:
     """Score every clip of `table` once.
+
+    Args:
+        model: moved to the device.
+        table: the clips.
+        preprocessing: resolution and pixel statistics.
+        sampling: which frames make a clip.
+        config: views, batches, device.
+        ranks: the processes that share the clips; each of them gets all scores.
+        in_step: ranks run the model equally often, which one that is split between them needs.
+        text: what the bar says.
 
     Raises:
         TooManyBrokenError: more unreadable clips than `config.max_broken`.
@@ -137,7 +179,8 @@ def score_clips(
         ValueError: none of the clips could be read.
     """
     start = time.perf_counter()
-    device = pick_device(config.device)
+    ranks = ranks or Ranks(0, 1, pick_device(config.device))
+    device = ranks.device
     workers = default_num_workers() if config.num_workers is None else config.num_workers
     reader = TestReader(
         sampling, preprocessing, config.num_temporal_views, config.num_spatial_views
@@ -147,51 +190,99 @@ def score_clips(
         reader,
         on_broken=config.on_broken,
         decode_timeout_seconds=config.decode_timeout_seconds,
+        durations=True,
     )
+    sampler = EpochSampler(len(table), shuffle=False, rank=ranks.rank, num_ranks=ranks.num_ranks)
     loader = make_loader(
         dataset,
-        EpochSampler(len(table), shuffle=False),
+        sampler,
         batch_size=config.batch_size,
-        num_workers=min(workers, len(table)),
+        num_workers=min(workers, len(sampler)),
         pin_memory=device.type == "cuda",
     )
     limit = BrokenLimit(len(table), config.max_broken, config.on_broken)
-    clips, probabilities, labels = [], [], []
-    broken: list[BrokenClip] = []
+    part = _Part()
     was_training = model.training
     model.to(device).eval()
     try:
         with (
-            progress_bar(text, len(table)) as bar,
+            progress_bar(text, len(sampler)) as bar,
             naming_killed_workers(dataset.whereabouts, table.paths),
         ):
-            for batch in loader:
-                if batch.broken:
-                    broken += batch.broken
-                    limit.check(broken)
+            for batch in _in_step(loader, ranks) if in_step else loader:
+                part.broken += batch.broken
+                if ranks.num_ranks == 1:
+                    limit.check(part.broken)
                 if len(batch.clips):
                     video = batch.video.to(device, non_blocking=True)
-                    clips.append(batch.clips)
-                    labels.append(batch.labels)
-                    probabilities.append(
-                        view_probabilities(model, preprocessing, video, config.precision).cpu()
-                    )
+                    part.clips.append(batch.clips)
+                    part.labels.append(batch.labels)
+                    part.seconds.append(batch.seconds)
+                    views = view_probabilities(model, preprocessing, video, config.precision)
+                    part.probabilities.append(views.mean(1).cpu())
+                    part.middle.append(views[:, config.middle_view].cpu())
+                elif in_step:
+                    shape = (1, 1, sampling.num_frames, 3, *preprocessing.resolution)
+                    blank = torch.zeros(shape, dtype=torch.uint8, device=device)
+                    view_probabilities(model, preprocessing, blank, config.precision)
                 bar.advance(len(batch.clips) + len(skipped(batch.broken)))
     finally:
         model.train(was_training)
-    if not clips:
+    return _join(ranks.gather(part), table, config, limit, time.perf_counter() - start)
+
+
+@dataclass
+class _Part:
+    """What one rank found, batch by batch."""
+
+    clips: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+    middle: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    seconds: list[Tensor] = field(default_factory=list)
+    broken: list[BrokenClip] = field(default_factory=list)
+
+
+def _in_step(loader: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
+    """The batches, and empty ones until every rank has had its last."""
+    batches = iter(loader)
+    while True:
+        batch = next(batches, None)
+        if not ranks.any(batch is not None):
+            return
+        yield collate([]) if batch is None else batch
+
+
+def _join(
+    parts: list[_Part], table: ClipTable, config: EvalConfig, limit: BrokenLimit, seconds: float
+) -> Scores:
+    """The parts of all ranks, in the table's order.
+
+    Raises:
+        TooManyBrokenError: as `limit` says.
+        ValueError: none of the clips could be read.
+    """
+    broken = sorted((b for part in parts for b in part.broken), key=lambda clip: clip.clip)
+    limit.check(broken)
+    if not any(part.clips for part in parts):
         raise ValueError(
             f"none of the {len(table)} clips could be read; the first: {broken[0].path}: "
             f"{broken[0].reason}"
         )
-    seconds = time.perf_counter() - start
+    order = torch.cat([batch for part in parts for batch in part.clips]).argsort()
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([batch for part in parts for batch in getattr(part, name)])[order]
+
     return Scores(
-        clips=torch.cat(clips),
-        probabilities=torch.cat(probabilities),
-        labels=torch.cat(labels),
+        clips=joined("clips"),
+        probabilities=joined("probabilities"),
+        labels=joined("labels"),
         space=table.space,
         broken=tuple(broken),
         seconds=seconds,
+        single_view=joined("middle") if config.num_views > 1 else None,
+        durations=joined("seconds"),
     )
 
 
@@ -199,20 +290,30 @@ def score_clips(
 def view_probabilities(
     model: VideoClassifier, preprocessing: Preprocessing, video: Tensor, precision: Precision
 ) -> Tensor:
-    """uint8 views (B, V, T, C, H, W) -> class probabilities (B, K), the mean over views."""
+    """uint8 views (B, V, T, C, H, W) -> class probabilities (B, V, K); a clip's are their mean."""
     task = make_task(model.adapter_set.info.space)
     B, V = video.shape[:2]
     with autocast(video.device, precision):
         logits = model(preprocessing.normalize(video.flatten(0, 1)))
-    return task.probabilities(logits).reshape(B, V, -1).mean(1)
+    return task.probabilities(logits).reshape(B, V, -1)
 
 
 def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
-    """The task's metrics, and what they were computed on."""
+    """The task's metrics, how sure they are, and what they were computed on.
+
+    Each entry is described in docs/numbers.md.
+    """
+    task, p, labels = scores.task, scores.probabilities, scores.labels
     missing = skipped(scores.broken)
+    paths = [table.paths[clip] for clip in scores.clips.tolist()]
     return {
-        **scores.task.metrics(scores.probabilities, scores.labels),
-        "num_clips": len(scores.labels),
+        **task.metrics(p, labels),
+        "bootstrap": bootstrap_intervals(task, p, labels),
+        "single_view": _single_view(scores),
+        "calibration": calibration(task, p, labels, _halves(paths)),
+        "by_duration": _by_duration(scores),
+        "by_source": _by_source(scores, paths),
+        "num_clips": len(labels),
         "num_broken": len(missing),
         "broken": [{"path": b.path, "reason": b.reason} for b in missing],
         "num_salvaged": len(scores.broken) - len(missing),
@@ -224,6 +325,39 @@ def compute_metrics(scores: Scores, table: ClipTable) -> dict[str, Any]:
     }
 
 
+def _single_view(scores: Scores) -> dict[str, Any] | None:
+    """The task's numbers for the middle view alone; None if there was no other."""
+    if scores.single_view is None:
+        return None
+    metrics = scores.task.metrics(scores.single_view, scores.labels)
+    return {name: metrics[name] for name in scores.task.numbers}
+
+
+def _halves(paths: Sequence[str]) -> Tensor:
+    """Two halves of the clips that depend on their files' names alone, so that windows of one file
+    stay together: bool (n,)."""
+    digests = (hashlib.sha256(PurePath(path).name.encode()).digest() for path in paths)
+    return torch.tensor([digest[0] % 2 == 0 for digest in digests], dtype=torch.bool)
+
+
+def _by_duration(scores: Scores) -> list[dict[str, Any]]:
+    if scores.durations is None:
+        return []
+    return [
+        {"from_seconds": round(low, 3), "to_seconds": round(high, 3)}
+        | group_scores(scores.task, scores.probabilities, scores.labels, clips)
+        for low, high, clips in by_duration(scores.durations)
+    ]
+
+
+def _by_source(scores: Scores, paths: Sequence[str]) -> list[dict[str, Any]]:
+    labels = [scores.space.label_name(label) for label in scores.labels.numpy()]
+    return [
+        {"source": name} | group_scores(scores.task, scores.probabilities, scores.labels, clips)
+        for name, clips in by_source(paths, labels).items()
+    ]
+
+
 def write_results(
     run: RunFolder, scores: Scores, table: ClipTable, context: dict[str, Any]
 ) -> dict[str, Any]:
@@ -231,7 +365,8 @@ def write_results(
 
     `context` says what the scores were computed on (split, views, resolution).
     """
-    metrics = compute_metrics(scores, table) | context | {"versions": library_versions()}
+    metrics = compute_metrics(scores, table) | context
+    metrics |= {"checkpoint": checkpoint_facts(run.path), "versions": library_versions()}
     write_text(run.predictions, predictions_csv(scores, table))
     write_broken(run.broken, context["split"], scores.broken)
     write_json(run.metrics, metrics)
@@ -240,14 +375,22 @@ def write_results(
 
 def predictions_csv(scores: Scores, table: ClipTable) -> str:
     """One line per scored clip: path, label, most probable label, the probabilities of both,
-    whether they are the same, and the score of each class."""
+    whether they are the same, and the score of each class.
+
+    Clips that are windows of their files have `start` and `end` in seconds behind the path.
+    """
     task, name = scores.task, scores.space.label_name
+    scored = table.take(scores.clips.numpy())
+    trimmed = not bool(np.isnan([scored.starts, scored.ends]).all())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*PREDICTION_COLUMNS, *(f"score:{name}" for name in scores.space.class_names)])
+    first, *others = PREDICTION_COLUMNS
+    columns = [first, *(("start", "end") if trimmed else ()), *others]
+    writer.writerow([*columns, *(f"score:{name}" for name in scores.space.class_names)])
     predictions = scores.predictions
     rows = zip(
-        scores.clips.tolist(),
+        scored.paths,
+        zip(scored.starts.tolist(), scored.ends.tolist(), strict=True),
         scores.labels.numpy(),
         predictions.numpy(),
         task.label_probability(scores.probabilities, predictions).tolist(),
@@ -256,10 +399,11 @@ def predictions_csv(scores: Scores, table: ClipTable) -> str:
         scores.probabilities.tolist(),
         strict=True,
     )
-    for clip, label, prediction, score, label_score, correct, row in rows:
+    for path, times, label, prediction, score, label_score, correct, row in rows:
         writer.writerow(
             [
-                table.paths[clip],
+                path,
+                *(("" if math.isnan(t) else repr(t) for t in times) if trimmed else ()),
                 name(label),
                 name(prediction),
                 f"{score:.6f}",

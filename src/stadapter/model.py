@@ -5,13 +5,14 @@ Letters: B clips, T frames, C channels, H W pixels, P prefix tokens, N patch tok
 token width, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from stadapter.backbones import Backbone, TokenShape, create_backbone
@@ -30,6 +31,10 @@ class VideoClassifier(nn.Module):
 
     The stages `embed`, `run_blocks`, `pool` and `head` are callable apart.
     """
+
+    checkpoint_every: int = 0
+    """Gradient checkpointing (Chen et al., arXiv 1604.06174): every so manieth block is computed
+    again in the backward pass instead of being remembered; 0 remembers all."""
 
     def __init__(
         self,
@@ -135,15 +140,26 @@ class VideoClassifier(nn.Module):
         )
         self.add_adapter(name, adapter_set)
 
-    def save_pretrained(self, directory: str | Path) -> None:
+    def save_pretrained(
+        self, directory: str | Path, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Write the active adapter set: `adapter_model.safetensors`, `adapter_config.json` and a
         model card (README.md).
+
+        Args:
+            directory: made if it does not exist.
+            tensors: values to write for the trained parameters, by name, instead of those that
+                they have: an average, or what was gathered from shards.
 
         Raises:
             OSError: the folder cannot be written.
         """
         config = save_adapter(
-            Path(directory), self.adapter_set, self.backbone, self.backbone_fingerprint
+            Path(directory),
+            self.adapter_set,
+            self.backbone,
+            self.backbone_fingerprint,
+            tensors=tensors,
         )
         total, trained = self.num_parameters()
         write_card(Path(directory), model_card(config, total=total, trained=trained))
@@ -224,14 +240,22 @@ class VideoClassifier(nn.Module):
 
     def run_blocks(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
         """All blocks with the adapters in their slots: (B*T, P+N, D) -> the same."""
-        adapt = self.adapter_set.adapt
+        recompute = self.checkpoint_every if torch.is_grad_enabled() else 0
         for i, block in enumerate(self.backbone.blocks):
             tokens, shape = block.merge(tokens, shape)
-            tokens = adapt(tokens, "attention", i, shape)
-            tokens = tokens + block.attention(tokens, shape)
-            tokens = adapt(tokens, "mlp", i, shape)
-            tokens = tokens + block.mlp(tokens)
+            if recompute and i % recompute == 0:
+                tokens = checkpoint(self._run_block, tokens, i, shape, use_reentrant=False)
+            else:
+                tokens = self._run_block(tokens, i, shape)
         return tokens, shape
+
+    def _run_block(self, tokens: Tensor, i: int, shape: TokenShape) -> Tensor:
+        """Block i with its two slots: (B*T, P+N, D) -> the same."""
+        adapt, block = self.adapter_set.adapt, self.backbone.blocks[i]
+        tokens = adapt(tokens, "attention", i, shape)
+        tokens = tokens + block.attention(tokens, shape)
+        tokens = adapt(tokens, "mlp", i, shape)
+        return tokens + block.mlp(tokens)
 
     def features(self, video: Tensor) -> Tensor:
         """Pooled features before the head: (B, T, C, H, W) -> (B, D)."""

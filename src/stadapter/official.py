@@ -335,10 +335,11 @@ def _inexpressible(backbone_id: str, method: object) -> list[str]:
     if not isinstance(method, STAdapterConfig):
         name = getattr(method, "name", type(method).__name__)
         return [*reasons, f"its method is {name!r}, not 'st_adapter'"]
-    if method.activation is not None:
-        reasons.append(f"activation is {method.activation!r}, must be None")
-    if method.causal:
-        reasons.append("causal is True, must be False")
+    published = STAdapterConfig()
+    for setting in ("activation", "causal", "padding", "dilation"):
+        value, only = getattr(method, setting), getattr(published, setting)
+        if value != only:
+            reasons.append(f"{setting} is {value!r}, must be {only!r}")
     return reasons
 
 

@@ -133,8 +133,8 @@ class Predictor:
                 continue
             batch = video[None].to(self.device)
             preprocessing = self.reader.preprocessing
-            scores = view_probabilities(self.model, preprocessing, batch, self.precision)[0]
-            rankings = self.task.rank(scores.cpu(), top_k=top_k, threshold=threshold)
+            views = view_probabilities(self.model, preprocessing, batch, self.precision)[0]
+            rankings = self.task.rank(views.mean(0).cpu(), top_k=top_k, threshold=threshold)
             main = rankings.pop(next(iter(rankings)))
             labels, values = tuple(label for label, _ in main), tuple(score for _, score in main)
             yield Prediction(str(file), labels, values, parts=rankings)

@@ -1,5 +1,6 @@
 """The progress bar of everything that may take more than two seconds."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True)
-"""Bars and notes go to stderr, so that stdout holds results alone."""
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+"""Bars and notes go to stderr, so that stdout holds results alone; of several processes that
+`torchrun` started, the first one speaks."""
 
 
 class Bar:

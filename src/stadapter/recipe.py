@@ -15,9 +15,10 @@ import torch
 import yaml
 
 from stadapter.atomic import write_text
-from stadapter.checkpoint import library_versions
+from stadapter.checkpoint import TENSORS, library_versions
 from stadapter.data import (
     AugmentConfig,
+    ClipTable,
     Collection,
     DataConfig,
     LabelSpace,
@@ -31,15 +32,16 @@ from stadapter.data import (
     skipped,
     write_broken,
 )
-from stadapter.device import pick_device
+from stadapter.device import device_name, peak_memory
 from stadapter.evaluate import EvalConfig, Scores, score_clips, write_results
 from stadapter.methods import MethodConfig, STAdapterConfig
 from stadapter.model import VideoClassifier, create_model
 from stadapter.progress import console
+from stadapter.ranks import Ranks, join_ranks
 from stadapter.report import write_report
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
-from stadapter.train import TrainConfig, Trainer, mirror
+from stadapter.train import TrainConfig, Trainer, check_trackers, mirror
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ FREE_TO_CHANGE = (
     "train.num_workers",
     "train.decode_timeout_seconds",
     "train.device",
-    "train.tensorboard",
+    "train.save_every_minutes",
+    "train.trackers",
     "backbone_weights",
 )
 """Settings that a resumed run may change, because they do not change its result."""
@@ -102,23 +105,33 @@ def train_recipe(
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.space)
     make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
-    pick_device(recipe.train.device)  # refuse before anything is written
-    run.prepare(resume=resume, overwrite=overwrite)
-    if resume and run.recipe.exists():
-        _check_same(recipe, run)
-    if resume and run.split.exists():
-        _check_same_clips(collection, run, data)
-    write_text(run.recipe, recipe_yaml(recipe, data))
-    write_text(run.split, collection.to_csv())
+    check_trackers(recipe.train.trackers)  # refuse before anything is written
+    ranks = join_ranks(recipe.train.device)
+    if ranks.is_main:
+        run.prepare(resume=resume, overwrite=overwrite)
+        if resume and run.recipe.exists():
+            _check_same(recipe, run)
+        if resume and run.split.exists():
+            _check_same_clips(collection, run, data)
+        write_text(run.recipe, recipe_yaml(recipe, data))
+        write_text(run.split, collection.to_csv())
+    ranks.wait()
     announce_collection(collection, data)
     _announce(model, collection, recipe)
     val = collection.splits["val"]
     eval_config = _eval_config(recipe.train)
 
     def validate(model: VideoClassifier) -> Scores:
-        with _listing_broken(run, "val"):
+        with _listing_broken(run, "val", ranks):
             return score_clips(
-                model, val, preprocessing, recipe.sampling, eval_config, text="validating"
+                model,
+                val,
+                preprocessing,
+                recipe.sampling,
+                eval_config,
+                ranks=ranks,
+                in_step=recipe.train.shard,
+                text="validating",
             )
 
     trainer = Trainer(
@@ -129,6 +142,7 @@ def train_recipe(
         preprocessing=preprocessing,
         augment=recipe.augment,
         run=run,
+        ranks=ranks,
         validate=validate,
     )
     if resume:
@@ -136,14 +150,32 @@ def train_recipe(
     scores = trainer.run()
     context = _context("val", preprocessing, recipe.sampling, eval_config)
     broken = sorted(trainer.state.broken.values(), key=lambda clip: clip.clip)
+    context["seed"] = recipe.train.seed
     context["broken_train"] = [{"path": b.path, "reason": b.reason} for b in skipped(broken)]
     context["broken_train_reasons"] = count_by_reason(broken)
     context["waited_for_data"] = trainer.waited_for_data
     context["selected"] = f"{recipe.train.keep} epoch"
     context["flip"] = str(trainer.mirror or "off")
-    metrics = write_results(run, scores, val, context)
-    write_report(run.report, {recipe.method.name: run}, title=_title(run))
-    return metrics
+    context["training"] = _training_record(trainer)
+    return _write(run, recipe.method.name, scores, val, context, ranks)
+
+
+def _training_record(trainer: Trainer) -> dict[str, Any]:
+    """What the training cost; times are of its steps, without validation."""
+    state, ranks = trainer.state, trainer.ranks
+    total, trained = trainer.model.num_parameters()
+    seconds = state.step_seconds
+    return {
+        "seconds": round(seconds, 2),
+        "seconds_per_epoch": round(seconds / trainer.config.epochs, 2),
+        "clips_per_second": round(state.clips / seconds, 3) if seconds else None,
+        "peak_memory_bytes": max(ranks.gather(peak_memory(ranks.device))),
+        "num_parameters": total,
+        "num_trained": trained,
+        "adapter_bytes": (trainer.folder.path / TENSORS).stat().st_size if ranks.is_main else None,
+        "num_processes": ranks.num_ranks,
+        "device": device_name(ranks.device),
+    }
 
 
 def evaluate_run(
@@ -189,21 +221,38 @@ def evaluate_run(
     else:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(collection.splits)}")
     announce_collection(collection, source)
-    with _listing_broken(run, split):
-        scores = score_clips(model, table, preprocessing, sampling, config)
-    context = _context(split, preprocessing, sampling, config)
-    metrics = write_results(run, scores, table, context)
-    write_report(run.report, {model.adapter_set.config.name: run}, title=_title(run))
-    return metrics
+    ranks = join_ranks(config.device)
+    with _listing_broken(run, split, ranks):
+        scores = score_clips(model, table, preprocessing, sampling, config, ranks=ranks)
+    context = _context(split, preprocessing, sampling, config) | {"seed": _seed(run)}
+    return _write(run, model.adapter_set.config.name, scores, table, context, ranks)
+
+
+def _write(
+    run: RunFolder,
+    method: str,
+    scores: Scores,
+    table: ClipTable,
+    context: dict[str, Any],
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """What an evaluation leaves in the run folder; returns the metrics, on every rank."""
+    metrics = {}
+    if ranks.is_main:
+        metrics = write_results(run, scores, table, context)
+        write_report(run.report, {method: run}, title=_title(run))
+    found: dict[str, Any] = ranks.gather(metrics)[0]
+    return found
 
 
 @contextmanager
-def _listing_broken(run: RunFolder, split: str) -> Iterator[None]:
+def _listing_broken(run: RunFolder, split: str, ranks: Ranks) -> Iterator[None]:
     """broken.csv is also written when there are too many broken clips to go on."""
     try:
         yield
     except TooManyBrokenError as error:
-        write_broken(run.broken, split, error.broken)
+        if ranks.is_main:
+            write_broken(run.broken, split, error.broken)
         raise
 
 
@@ -246,6 +295,16 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _seed(run: RunFolder) -> int | None:
+    """The seed that a run was trained with; None if no recipe says it, as of converted ones."""
+    try:
+        content = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    seed = _flat(content).get("train.seed") if isinstance(content, Mapping) else None
+    return seed if isinstance(seed, int) else None
 
 
 def _title(run: RunFolder) -> str:

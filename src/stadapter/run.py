@@ -61,6 +61,16 @@ class RunFolder:
         """Weights, optimiser and position after the last finished epoch or interruption."""
         return self.state / "last.pt"
 
+    @property
+    def previous_state(self) -> Path:
+        """The one before, in case the last one is damaged."""
+        return self.state / "previous.pt"
+
+    @property
+    def events(self) -> Path:
+        """Folder that TensorBoard reads."""
+        return self.path / "events"
+
     def exists(self) -> bool:
         """Whether the folder already holds a run, or the beginning of one."""
         return any(p.exists() for p in (self.recipe, self.state, self.path / CONFIG))
@@ -97,7 +107,7 @@ class RunFolder:
 
     def _remove(self) -> None:
         shutil.rmtree(self.state, ignore_errors=True)
-        names = (TENSORS, CONFIG, "events", self.broken.name)
+        names = (TENSORS, CONFIG, self.events.name, self.broken.name)
         if is_model_card(self.path / CARD):
             (self.path / CARD).unlink()
         files = [self.recipe, self.split, self.log, self.metrics, self.predictions, self.report]

@@ -45,6 +45,29 @@ def test_training_clips_have_the_resolution_whatever_the_file_has(
     assert clip.dtype == torch.uint8
 
 
+@given(
+    h=sides,
+    w=sides,
+    target=st.tuples(targets, targets),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    seed=st.integers(0, 9),
+)
+def test_how_frames_lie_in_memory_changes_no_pixel(
+    h: int, w: int, target: tuple[int, int], interpolation: Any, seed: int
+) -> None:
+    planes = video(h, w)
+    pixels = planes.contiguous(memory_format=torch.channels_last)
+    wanted = preprocessing(*target, interpolation=interpolation)
+
+    def both(frames: Tensor) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        return wanted.views(frames), AugmentConfig(rand_augment=seed % 3).apply(frames, wanted)
+
+    for result, expected in zip(both(pixels), both(planes), strict=True):
+        assert result.is_contiguous()
+        assert torch.equal(result, expected)
+
+
 def test_a_huge_frame() -> None:
     assert preprocessing(16, 16).views(video(1080, 1920, 1)).shape == (1, 1, 3, 16, 16)
     assert preprocessing(16, 16).views(video(2, 1200, 1), 3).shape == (3, 1, 3, 16, 16)

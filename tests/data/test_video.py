@@ -110,13 +110,13 @@ def test_a_number_outside_the_video_is_refused(videos: dict[str, Path]) -> None:
                 reader.read([0, outside])
 
 
-def test_pixels_are_rgb_in_channel_first_bytes(tmp_path: Path) -> None:
+def test_pixels_are_rgb_bytes(tmp_path: Path) -> None:
     red = np.zeros((24, 32, 3), dtype=np.uint8)
     red[..., 0] = 250
     frames = read_clip(write_video(tmp_path / "red.mp4", [red] * 3), all_frames)
     assert frames.shape == (3, 3, 24, 32)
     assert frames.dtype.is_floating_point is False
-    assert frames.is_contiguous()
+    assert frames.is_contiguous(memory_format=torch.channels_last)
     assert frames[:, 0].min() > 200
     assert frames[:, 1:].max() < 50
 
@@ -342,6 +342,20 @@ def test_any_frames_equal_those_of_decoding_everything(
                 assert np.array_equal(reader.read(indices).numpy(), expected[indices]), kind
 
 
+def test_a_file_that_changes_while_it_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_module, "KEPT_BYTES", 0)  # so that it is read again
+    settings = dict(CODECS["h264 in AVI, which has no times"])
+    path = write_video(tmp_path / f"a{settings.pop('suffix')}", numbered_frames(20), **settings)
+    shorter = write_video(tmp_path / "shorter.avi", numbered_frames(10), **settings)
+    with VideoReader(path) as reader:
+        shorter.replace(path)
+        assert shown_numbers(reader.read([9])) == [9]
+        with pytest.raises(VideoError, match="changed while it was read"):
+            reader.read([9, 19])
+
+
 # -- windows -----------------------------------------------------------------------------------
 
 
@@ -458,6 +472,22 @@ def test_no_frame_is_lost_silently_and_salvage_keeps_those_before(
             if "AVI" not in kind:  # where an AVI has its hole is not known
                 assert salvaged == list(range(len(salvaged))), kind
         assert numbers_of_grainy(read_clip(path, all_frames, salvage=True)) == list(range(60))
+
+
+def test_damage_in_a_later_picture_that_a_wanted_one_refers_to_is_found(tmp_path: Path) -> None:
+    """The decoder marks that picture alone, and gives it out last."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 96, 128, 3), dtype=np.uint8)
+    structure = {"x264-params": "bframes=3:b-adapt=0:b-pyramid=none:scenecut=0"}
+    path = write_video(tmp_path / "a.mp4", list(noise), options=structure, faststart=True)
+    with av.open(str(path)) as container:
+        later = [(p.pos, p.size) for p in container.demux(video=0) if p.size][1]
+    content = bytearray(path.read_bytes())
+    middle = later[0] + later[1] // 2
+    content[middle : middle + 200] = bytes(200)
+    path.write_bytes(content)
+    assert len(read_clip(path, lambda _: [0])) == 1
+    with pytest.raises(VideoError, match="damaged at 0.40 s"):
+        read_clip(path, lambda _: [2])
 
 
 def test_elements_of_matroska_are_walked_to_the_end(grainy: dict[str, Path]) -> None:

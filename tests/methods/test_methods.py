@@ -1,6 +1,7 @@
 """One table of methods drives what every method promises; then what is particular to ST-Adapter."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ METHOD_TABLE: dict[str, MethodConfig] = {
     "st_adapter": STAdapterConfig(width=12),
     "st_adapter, fraction": STAdapterConfig(width=0.25),
     "st_adapter, 3x3x3": STAdapterConfig(width=6, kernel_size=(3, 3, 3)),
+    "st_adapter, 1x1x1": STAdapterConfig(width=6, kernel_size=(1, 1, 1)),
     "st_adapter, causal": STAdapterConfig(width=8, causal=True),
+    "st_adapter, wide": STAdapterConfig(
+        width=4, kernel_size=(5, 3, 3), padding="replicate", dilation=2
+    ),
     "st_adapter, activation": STAdapterConfig(width=8, activation="quick_gelu"),
     "st_adapter, one site": STAdapterConfig(width=8, sites=("attention",)),
     "st_adapter, last block": STAdapterConfig(width=8, sites=("mlp",), last_blocks=1),
@@ -146,6 +151,14 @@ def test_settings_survive_json(row: str) -> None:
     assert hash(again) == hash(method)
 
 
+def test_a_file_without_the_later_settings_keeps_its_fingerprint() -> None:
+    old = {"name": "st_adapter", "width": 8, "kernel_size": (3, 1, 1), "sites": ("mlp",)}
+    old |= {"last_blocks": None, "activation": None, "causal": False, "dropout": 0.5}
+    method = method_from_dict(old)
+    assert method.to_dict() == old
+    assert replace(method, dilation=2).to_dict() == old | {"dilation": 2}
+
+
 @pytest.mark.parametrize("row", METHOD_TABLE)
 def test_the_head_starts_as_published(row: str) -> None:
     linear = make(row, num_classes=50).adapter_set.head.linear
@@ -254,6 +267,8 @@ def test_causal_adapters_make_features_of_a_frame_depend_on_earlier_ones_only() 
         ({"sites": ("mlp", "mlp")}, "sites"),
         ({"last_blocks": 0}, r"last_blocks \(0\)"),
         ({"activation": "tanh"}, "activation 'tanh' must be one of gelu"),
+        ({"padding": "reflect"}, "padding 'reflect' must be one of"),
+        ({"dilation": 0}, r"dilation \(0\) must be at least 1"),
         ({"dropout": 1.0}, r"dropout \(1\.0\)"),
         ({"dropout": -0.1}, "dropout"),
     ],

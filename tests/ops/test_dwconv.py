@@ -1,6 +1,7 @@
 """The shift path equals the definition, and the definition is what the docstring says."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,15 @@ from torch import Tensor
 
 from stadapter.ops import dwconv3d, dwconv3d_ref
 
-KERNELS = ((1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 3, 3), (1, 3, 5))
+Time = dict[str, Any]
+KERNELS = ((1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 3, 3), (1, 3, 5), (5, 3, 3))
 TEMPORAL = [kernel for kernel in KERNELS if kernel[1:] == (1, 1)]
+TIME = [
+    {"causal": causal, "padding": padding, "dilation": dilation}
+    for causal in (False, True)
+    for padding, dilation in (("zero", 1), ("replicate", 1), ("zero", 3), ("replicate", 2))
+]
+every_time = pytest.mark.parametrize("time", TIME, ids=lambda t: "-".join(map(str, t.values())))
 
 
 def make(
@@ -23,25 +31,25 @@ def make(
 
 
 def outcome(
-    x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor, *, causal: bool, backend: str
+    x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor, *, time: Time, backend: str
 ) -> list[Tensor]:
     """Output and gradients."""
-    y = dwconv3d(x, weight, bias, causal=causal, backend=backend)
+    y = dwconv3d(x, weight, bias, **time, backend=backend)
     return [y, *torch.autograd.grad(y, (x, weight, bias), grad)]
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@every_time
 @pytest.mark.parametrize("kernel", TEMPORAL)
 @pytest.mark.parametrize("num_frames", [1, 2, 7])
 @pytest.mark.parametrize("width", [1, 127])
 def test_shift_equals_the_definition(
-    num_frames: int, width: int, kernel: tuple[int, int, int], causal: bool
+    num_frames: int, width: int, kernel: tuple[int, int, int], time: Time
 ) -> None:
     x, weight, bias = make(num_frames, width, kernel)
     grad = torch.randn_like(x)
-    shift = outcome(x, weight, bias, grad, causal=causal, backend="shift")
+    shift = outcome(x, weight, bias, grad, time=time, backend="shift")
     for got, expected in zip(
-        shift, outcome(x, weight, bias, grad, causal=causal, backend="ref"), strict=True
+        shift, outcome(x, weight, bias, grad, time=time, backend="ref"), strict=True
     ):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -67,31 +75,33 @@ def test_strides_do_not_matter(backend: str) -> None:
     torch.testing.assert_close(dwconv3d(x, weight, bias, backend=backend), expected)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@every_time
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_definition_by_loops(kernel: tuple[int, int, int], causal: bool) -> None:
-    """Every output is a sum over the kernel, with zeros outside."""
+def test_definition_by_loops(kernel: tuple[int, int, int], time: Time) -> None:
+    """Every output is a sum over the kernel; outside are zeros, or in time the nearest frame."""
     x, weight, bias = (t.detach().double() for t in make(4, 2, kernel))
     kT, kH, kW = kernel
-    before = kT - 1 if causal else kT // 2
+    before = (kT - 1 if time["causal"] else kT // 2) * time["dilation"]
     expected = bias.expand_as(x).clone()
     B, T, H, W, _ = x.shape
     for b, t, h, w in itertools.product(range(B), range(T), range(H), range(W)):
         for i, j, k in itertools.product(range(kT), range(kH), range(kW)):
-            tt, hh, ww = t + i - before, h + j - kH // 2, w + k - kW // 2
+            tt, hh, ww = t + i * time["dilation"] - before, h + j - kH // 2, w + k - kW // 2
+            if time["padding"] == "replicate":
+                tt = min(max(tt, 0), T - 1)
             if 0 <= tt < T and 0 <= hh < H and 0 <= ww < W:
                 expected[b, t, h, w] += weight[:, 0, i, j, k] * x[b, tt, hh, ww]
-    torch.testing.assert_close(dwconv3d_ref(x, weight, bias, causal=causal), expected)
-    torch.testing.assert_close(dwconv3d(x, weight, bias, causal=causal), expected)
+    torch.testing.assert_close(dwconv3d_ref(x, weight, bias, **time), expected)
+    torch.testing.assert_close(dwconv3d(x, weight, bias, **time), expected)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_gradients(kernel: tuple[int, int, int], causal: bool) -> None:
+@every_time
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 3, 3)])
+def test_gradients(kernel: tuple[int, int, int], time: Time) -> None:
     x, weight, bias = make(3, 2, kernel, torch.float64)
     inputs = x.detach()[:1].requires_grad_(), weight, bias
-    assert torch.autograd.gradcheck(lambda *a: dwconv3d_ref(*a, causal=causal), inputs)
-    assert torch.autograd.gradcheck(lambda *a: dwconv3d(*a, causal=causal), inputs)
+    assert torch.autograd.gradcheck(lambda *a: dwconv3d_ref(*a, **time), inputs)
+    assert torch.autograd.gradcheck(lambda *a: dwconv3d(*a, **time), inputs)
 
 
 @pytest.mark.parametrize("backend", ["ref", "auto"])

@@ -17,12 +17,17 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from stadapter.backbones.attention import recorded_weights
+
 Interpolation = Literal["bilinear", "bicubic"]
+Readout = Literal["class_token", "attention_pooling", "mean"]
+"""How the last tokens of a frame become one feature."""
 
 
 class TokenShape(NamedTuple):
@@ -66,6 +71,17 @@ class Block(ABC):
     def mlp(self, tokens: Tensor) -> Tensor:
         """What the block adds for its MLP, with its norm: (B*T, P+N, D) -> the same."""
 
+    def attention_weights(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """How much each token of a frame (query) takes of each (key) in `attention`, head by head.
+
+        Exactly the weights that `attention` multiplies the values with: (B*T, P+N, D) -> float32
+        (B*T, heads, P+N, P+N), rows of sum 1.
+
+        Raises:
+            TypeError: the attention of this block is computed in a way that cannot be recorded.
+        """
+        return _only(recorded_weights(partial(self.attention, tokens, shape)), self)
+
 
 class Backbone(nn.Module, ABC):
     """A pretrained image transformer.
@@ -88,6 +104,10 @@ class Backbone(nn.Module, ABC):
     """Local file the weights came from; None means the package, the Hub, or random."""
     pretrained: bool = True
     """False: random weights from a fixed seed, the same ones each time."""
+    num_class_tokens: int = 0
+    """How many of the prefix tokens, from the first on, are class tokens."""
+    readout: Readout = "mean"
+    """What `pool` does with a frame: take its class tokens, attend to its patches, or average."""
 
     @property
     @abstractmethod
@@ -101,6 +121,15 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def pool(self, tokens: Tensor, shape: TokenShape) -> Tensor:
         """Last tokens (B*T, P+N, D) -> one feature per clip (B, D), final norm included."""
+
+    def pool_weights(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """The weights with which `pool` attends to the last tokens, of a readout by attention:
+        (B*T, P+N, D) -> (B*T, heads, queries, keys); the patches are the last N keys.
+
+        Raises:
+            TypeError: `pool` does not attend, or in a way that cannot be recorded.
+        """
+        return _only(recorded_weights(partial(self.pool, tokens, shape)), self)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patch grid of a frame of `height` x `width` pixels.
@@ -134,3 +163,12 @@ class Backbone(nn.Module, ABC):
 def frame_mean(x: Tensor, num_frames: int) -> Tensor:
     """Average over the frames of each clip: (B*T, ...) -> (B, ...)."""
     return x.reshape(-1, num_frames, *x.shape[1:]).mean(1)
+
+
+def _only(recorded: list[Tensor], where: object) -> Tensor:
+    if len(recorded) != 1:
+        raise TypeError(
+            f"{type(where).__name__} computes {len(recorded)} attentions that can be recorded, "
+            "not one; its weights cannot be told"
+        )
+    return recorded[0]

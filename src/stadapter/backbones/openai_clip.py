@@ -65,7 +65,8 @@ class OpenAIClip(Backbone):
         self.id = "openai_clip"
         self.width = D
         self.patch_size = (patch, patch)
-        self.num_prefix_tokens = 1
+        self.num_prefix_tokens = self.num_class_tokens = 1
+        self.readout = "class_token"
         self.pixels = PixelConfig(resolution=(side * patch, side * patch), mean=MEAN, std=STD)
         self.native_grid = (side, side)
         self.conv1 = nn.Conv2d(3, D, patch, stride=patch, bias=False)

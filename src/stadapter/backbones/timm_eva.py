@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
-from stadapter.backbones.timm_vit import refuse_blocks
+from stadapter.backbones.timm_vit import readout, refuse_blocks
 
 
 class EvaBlockView(Block):
@@ -86,6 +86,8 @@ class TimmEva(Backbone):
         self.width = self.model.embed_dim
         self.patch_size = self.model.patch_embed.feat_ratio(as_scalar=False)
         self.num_prefix_tokens = self.model.num_prefix_tokens
+        self.num_class_tokens = int(self.model.cls_token is not None)
+        self.readout = readout(self.model)
         self._blocks = [
             views[type(block)](block, i, self.model) for i, block in enumerate(self.model.blocks)
         ]

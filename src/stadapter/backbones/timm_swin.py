@@ -9,6 +9,8 @@ are padded inside the block, as timm does it with `strict_img_size=False`.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
@@ -46,6 +48,30 @@ class SwinBlockView(Block):
         b = self.block
         branch: Tensor = b.drop_path2(b.mlp(b.norm2(tokens)))
         return branch
+
+    def attention_weights(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """As in `Block`, zero between windows. Where a window is padded, part of a row falls on the
+        padding, and the sum is below 1."""
+        windows = super().attention_weights(tokens, shape)  # (B*T*windows, heads, area, area)
+        frames, N = tokens.shape[:2]
+        windows = windows.unflatten(0, (frames, -1))
+        # One row and one column more, for the padding.
+        weights = windows.new_zeros(frames, windows.shape[2], N + 1, N + 1)
+        for i, places in enumerate(self._places(shape, tokens.device)):
+            weights[:, :, places[:, None], places] = windows[:, i]
+        return weights[..., :N, :N]
+
+    def _places(self, shape: TokenShape, device: torch.device) -> Tensor:
+        """Which token stands where in which window, (windows, area); N for padding."""
+        from timm.models.swin_transformer import window_partition
+
+        H, W = shape.height, shape.width
+        (down, right), (high, wide) = self.block.shift_size, self.block.window_size
+        grid = torch.arange(H * W, device=device).reshape(1, H, W, 1)
+        grid = grid.roll((-down, -right), (1, 2))
+        grid = F.pad(grid, (0, 0, 0, -W % wide, 0, -H % high), value=H * W)
+        places: Tensor = window_partition(grid, (high, wide)).flatten(1)
+        return places
 
 
 class SwinV2BlockView(SwinBlockView):

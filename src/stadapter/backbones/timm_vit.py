@@ -7,11 +7,20 @@ averaged.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
+from stadapter.backbones.attention import recorded_weights
+from stadapter.backbones.base import (
+    Backbone,
+    Block,
+    PixelConfig,
+    Readout,
+    TokenShape,
+    frame_mean,
+)
 
 
 class TimmBlock(Block):
@@ -32,6 +41,19 @@ class TimmBlock(Block):
         b = self.block
         branch: Tensor = b.drop_path2(b.ls2(b.mlp(b.norm2(tokens))))
         return branch
+
+    def attention_weights(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """As in `Block`. Differential attention (Ye et al., arXiv 2410.05258, equation 1) takes the
+        difference of two, so that weights may be negative and rows do not sum to 1."""
+        attn = self.block.attn
+        if not hasattr(attn, "lambda_init"):
+            return super().attention_weights(tokens, shape)
+        recorded = recorded_weights(partial(self.attention, tokens, shape))
+        if len(recorded) == 2:  # fused: one call for each half of the heads
+            first, second = recorded
+        else:
+            first, second = recorded[0].unflatten(1, (-1, 2)).unbind(2)
+        return first - attn._compute_lambda() * second
 
 
 class TimmPostNormBlock(TimmBlock):
@@ -73,6 +95,8 @@ class TimmViT(Backbone):
         self.num_prefix_tokens = self.model.num_prefix_tokens
         # DeiT's distilled models are pooled over two tokens, which timm's flags do not tell.
         self._distilled = hasattr(self.model, "dist_token")
+        self.num_class_tokens = 2 if self._distilled else int(self.model.has_class_token)
+        self.readout = "class_token" if self._distilled else readout(self.model)
         self._blocks = [views[type(block)](block, self.width) for block in self.model.blocks]
 
     @property
@@ -101,6 +125,13 @@ class TimmViT(Backbone):
             x = frame_mean(m.pool(m.norm(tokens)), shape.num_frames)
         features: Tensor = m.fc_norm(x)
         return features
+
+
+def readout(model: Any) -> Readout:
+    """How a ViT or Eva of timm makes one feature of a frame's tokens."""
+    if model.attn_pool is not None:
+        return "attention_pooling"
+    return "class_token" if model.global_pool == "token" else "mean"
 
 
 def refuse_blocks(id: str, blocks: nn.Module, known: Any) -> None:

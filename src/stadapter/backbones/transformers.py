@@ -177,7 +177,12 @@ class TransformersViT(Backbone):
         self.width = config.hidden_size
         self.patch_size = _pair(config.patch_size)
         registers = getattr(config, "num_register_tokens", 0)
+        self.num_class_tokens = int(self.family.class_token)
         self.num_prefix_tokens = 1 + registers if self.family.class_token else 0
+        if self.family.class_token:
+            self.readout = "class_token"
+        elif model.use_head:
+            self.readout = "attention_pooling"
         self.pixels = pixels or _pixels(self.family, config, {})
         rotate = self._rotate if self.family.rotary else None
         try:

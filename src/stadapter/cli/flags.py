@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from stadapter.data import DataConfig, SamplingConfig
 
 
+SUBSET_FLAGS = frozenset({"train_fraction", "clips_per_class"})
+"""Which training clips are used; only for verbs that train."""
+
+
 class UsageError(ValueError):
     """A command line that says something impossible."""
 

@@ -1,4 +1,4 @@
-"""Flags of a whole recipe: short ones, YAML, and settings of the method that is named.
+"""Flags of a whole recipe: short ones, a YAML or a recipe that ships, the settings of the method.
 
 Which flags there are under `--method` depends on the method, so that is found out first.
 """
@@ -7,7 +7,6 @@ from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stadapter.cli.flags import UsageError, make_parser
@@ -45,7 +44,11 @@ def recipe_parser(verb: str, description: str, argv: Sequence[str]) -> "Argument
     short = ", ".join(f"--{flag} = --{place}" for flag, place in SHORT_FLAGS.items())
     parser = make_parser(verb, f"{description} Short flags: {short}.")
     name = _method_name(argv)
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of the settings, or a name that `stadapter recipes` lists.",
+    )
     parser.add_class_arguments(Recipe, as_group=False, skip={"method"})
     parser.add_argument(
         "--method.name", choices=list(METHODS), default=name, help="What is trained."
@@ -120,10 +123,10 @@ def _method_name(argv: Sequence[str]) -> str:
 def _read_config(config: str) -> dict[str, Any]:
     import yaml
 
-    if not Path(config).is_file():
-        raise UsageError(f"--config {config} does not exist")
+    from stadapter.recipes import find_recipe
+
     try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        content = yaml.safe_load(find_recipe(config).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {config} is no YAML: {error}") from error
     if not isinstance(content, dict):
@@ -146,11 +149,12 @@ def _config_for(config: str, method: str) -> str:
     import yaml
 
     from stadapter.progress import console
+    from stadapter.recipes import find_recipe
 
     content = _read_config(config)
     other = _method_of(config, content)
     if other in (method, None):
-        return config
+        return str(find_recipe(config))
     note = f"note: --method {method}: the settings of {other} in {config} are not used"
     console.print(note, highlight=False, markup=False)
     rest = {k: v for k, v in content.items() if str(k).partition(".")[0] != "method"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.cli.flags import (
+    SUBSET_FLAGS,
     UsageError,
     add_data_flags,
     add_input_flags,
@@ -17,6 +18,7 @@ from stadapter.cli.flags import (
     sampling_of,
 )
 from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_from, recipe_parser
+from stadapter.cli.recipe_verbs import recipes
 
 
 def _demo(argv: list[str]) -> int:
@@ -70,7 +72,7 @@ def _prepare(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the split, where none is given.")
     parser.add_class_arguments(PrepareConfig, as_group=False)
-    add_data_flags(parser)
+    add_data_flags(parser, skip=SUBSET_FLAGS)
     settings = parser.parse_args(argv).as_dict()
     workers = settings.pop("num_workers")
     shards, megabytes = settings.pop("shards"), settings.pop("shard_megabytes")
@@ -122,7 +124,7 @@ def _eval(argv: list[str]) -> int:
     )
     parser.add_argument("run", type=str, help="Run folder.")
     parser.add_argument("data", type=str, nargs="?", help="Other clips than the run's own.")
-    add_data_flags(parser)
+    add_data_flags(parser, skip=SUBSET_FLAGS)
     parser.add_argument("--split", type=str, default="val", help="Which clips: train, val or test.")
     add_input_flags(parser)
     parser.add_class_arguments(EvalConfig, as_group=False)
@@ -162,7 +164,7 @@ def _predict(argv: list[str]) -> int:
     parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
     parser.add_argument("--num_temporal_views", type=int, default=1, help="Clips per video.")
     parser.add_argument("--num_spatial_views", type=int, default=1, help="Crops per clip, 1 or 3.")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
     add_input_flags(parser)
     settings = parser.parse_args(argv).as_dict()
@@ -197,7 +199,7 @@ def _check(argv: list[str]) -> int:
     )
     parser.add_argument("data", type=str, help="What `train` takes, or any folder of videos.")
     parser.add_argument("--out", type=str, default="check", help="Folder to write.")
-    add_data_flags(parser, skip={"skip_list"})
+    add_data_flags(parser, skip={"skip_list", *SUBSET_FLAGS})
     parser.add_class_arguments(CheckConfig, as_group=False)
     settings = parser.parse_args(argv).as_dict()
     reading = pop_data_flags(settings)
@@ -331,6 +333,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "check": _check,
     "study": _study,
     "info": _info,
+    "recipes": recipes,
     "backbones": _backbones,
     "convert": _convert,
 }

@@ -27,6 +27,7 @@ from stadapter.data.dataset import (
     EpochSampler,
     TestReader,
     TrainReader,
+    collate,
     make_loader,
 )
 from stadapter.data.labels import LabelSpace
@@ -62,6 +63,7 @@ __all__ = [
     "WorkerKilledError",
     "announce_collection",
     "check_trainable",
+    "collate",
     "count_by_reason",
     "draw_mixing",
     "find_videos",

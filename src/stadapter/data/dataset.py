@@ -6,6 +6,7 @@ because workers that outlive an epoch keep their own copy of the dataset.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from stadapter.data.annotations import ClipTable
 from stadapter.data.broken import BrokenClip, OnBroken
+from stadapter.data.duration import clip_seconds
 from stadapter.data.sampling import SamplingConfig, sample_test, sample_train
 from stadapter.data.transforms import AugmentConfig, Preprocessing
 from stadapter.data.video import VideoError, read_clip
@@ -41,11 +43,17 @@ class Batch:
     """Label of each clip, as in `ClipTable`: int64 (B,), bool (B, K) or int64 (B, 2)."""
     broken: tuple[BrokenClip, ...]
     """The clips of this batch that were skipped, which are missing above, or salvaged."""
+    seconds: Tensor
+    """Duration of each clip, float64 (B,); nan where it is not known or was not asked for."""
 
     def pin_memory(self) -> "Batch":
         """For the data loader: host memory from which a GPU copies without waiting."""
         return Batch(
-            self.clips.pin_memory(), self.video.pin_memory(), self.labels.pin_memory(), self.broken
+            self.clips.pin_memory(),
+            self.video.pin_memory(),
+            self.labels.pin_memory(),
+            self.broken,
+            self.seconds,
         )
 
 
@@ -57,6 +65,7 @@ class ClipSample:
     video: Tensor  # uint8 (V, T, C, H, W)
     label: NDArray[Any]  # one row of ClipTable.labels
     salvaged: BrokenClip | None = None
+    seconds: float = math.nan
 
 
 class ClipDataset(Dataset[ClipSample | BrokenClip]):
@@ -69,6 +78,7 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
         *,
         on_broken: OnBroken = "skip",
         decode_timeout_seconds: float | None = None,
+        durations: bool = False,
     ) -> None:
         """Nothing is read yet.
 
@@ -79,8 +89,10 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
             on_broken: "salvage" tries a clip that cannot be read once more, with `salvage=True`.
             decode_timeout_seconds: a clip that takes longer is broken; it is read in a process of
                 its own then.
+            durations: look up how long each clip is.
         """
         self.table = table
+        self.durations = durations
         self.on_broken = on_broken
         self.read = (
             read if decode_timeout_seconds is None else KillableReader(read, decode_timeout_seconds)
@@ -98,7 +110,8 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
         path, label = self.table.paths[clip], self.table.labels[clip]
         window = _window(self.table, clip)
         try:
-            return ClipSample(clip, self.read(path, key, **window), label)
+            video = self.read(path, key, **window)
+            return ClipSample(clip, video, label, seconds=self._seconds(path, window))
         except VideoError as error:
             broken = BrokenClip(clip, path, error.reason)
             if self.on_broken != "salvage" or isinstance(error, DecodeTimeoutError):
@@ -107,7 +120,11 @@ class ClipDataset(Dataset[ClipSample | BrokenClip]):
             video = self.read(path, key, **window, salvage=True)
         except VideoError:
             return broken
-        return ClipSample(clip, video, label, BrokenClip(clip, path, broken.reason, "salvaged"))
+        salvaged = BrokenClip(clip, path, broken.reason, "salvaged")
+        return ClipSample(clip, video, label, salvaged, self._seconds(path, window))
+
+    def _seconds(self, path: str, window: dict[str, float]) -> float:
+        return clip_seconds(path, **window) if self.durations else math.nan
 
 
 def _window(table: ClipTable, clip: int) -> dict[str, float]:
@@ -168,7 +185,8 @@ class EpochSampler(Sampler[Key]):
     `weights[i]`: its expected number of times, rounded down or up. The first number of a key then
     counts on where a clip comes again, so that it looks different each time.
 
-    `skip` leaves out the first keys of the epoch, to go on where a run was interrupted.
+    `skip` leaves out the first keys of the epoch, counted over all ranks, to go on where a run was
+    interrupted.
     """
 
     def __init__(
@@ -191,8 +209,7 @@ class EpochSampler(Sampler[Key]):
         self.skip = 0
 
     def __len__(self) -> int:
-        own = (self.num_clips - self.rank + self.num_ranks - 1) // self.num_ranks
-        return max(0, own - self.skip)
+        return len(range(self.skip + self.rank, self.num_clips, self.num_ranks))
 
     def __iter__(self) -> Iterator[Key]:
         order = list(range(self.num_clips))
@@ -202,7 +219,7 @@ class EpochSampler(Sampler[Key]):
         keys: Iterable[Key] = ((self.epoch, clip) for clip in order)
         if self.draws is not None:
             keys = self._balanced(order, self.draws, random)
-        yield from islice(keys, self.rank + self.skip * self.num_ranks, None, self.num_ranks)
+        yield from islice(keys, self.skip + self.rank, None, self.num_ranks)
 
     def _balanced(self, order: list[int], draws: NDArray[np.float64], random: Random) -> list[Key]:
         """Systematic sampling: clips side by side on a line, each as long as its expected number of
@@ -229,6 +246,7 @@ def collate(samples: Sequence[ClipSample | BrokenClip]) -> Batch:
         video=torch.stack([s.video for s in good]) if good else torch.empty(0, dtype=torch.uint8),
         labels=torch.from_numpy(labels),
         broken=tuple(report for report in reports if report is not None),
+        seconds=torch.tensor([sample.seconds for sample in good], dtype=torch.float64),
     )
 
 
@@ -238,7 +256,6 @@ def make_loader(
     *,
     batch_size: int,
     num_workers: int,
-    drop_last: bool = False,
     pin_memory: bool = False,
 ) -> DataLoader[ClipSample | BrokenClip]:
     """A data loader whose batches are `Batch`; its workers note in the dataset where they are."""
@@ -249,10 +266,16 @@ def make_loader(
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
-        drop_last=drop_last,
         pin_memory=pin_memory,
         # Its own: iterating draws a number, and the global generator is dropout's, which must not
         # depend on how often, or with how many workers, a loader was started.
         generator=torch.Generator(),
         persistent_workers=num_workers > 0,
+        worker_init_fn=_leave_process_group,
     )
+
+
+def _leave_process_group(_: int) -> None:
+    """A Ctrl-C on the terminal is for the main process, which ends its workers in good order."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)

@@ -73,7 +73,7 @@ class Preprocessing:
         for fraction in fractions:
             top, left = int((h - H) * fraction), int((w - W) * fraction)
             crops.append(frames[..., top : top + H, left : left + W])
-        return torch.stack(crops)
+        return torch.stack(crops).contiguous()
 
     def normalize(self, video: Tensor) -> Tensor:
         """uint8 (..., C, H, W) -> float32 of zero mean and unit variance, on the same device."""
@@ -97,7 +97,9 @@ class AugmentConfig:
     rand_augment: int = 0
     """Number of RandAugment operations per clip (4 in the published SSv2 recipe); 0 for none."""
     rand_augment_magnitude: int = 7
-    """Strength of RandAugment, 0 to 30."""
+    """Strength of RandAugment, 0 to 30 (21 is what timm writes as m7, which is of 10)."""
+    rand_augment_probability: float = 1.0
+    """Chance of each of these operations to be applied (0.5 in the published SSv2 recipe)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "crop_scale", tuple(self.crop_scale))
@@ -114,6 +116,11 @@ class AugmentConfig:
             raise ValueError(f"crop_ratio {self.crop_ratio} must be 0 < narrowest <= widest")
         if self.rand_augment < 0 or not 0 <= self.rand_augment_magnitude <= 30:
             raise ValueError("rand_augment must be at least 0 and its magnitude 0 to 30")
+        if not 0 < self.rand_augment_probability <= 1:
+            raise ValueError(
+                f"rand_augment_probability ({self.rand_augment_probability}) must be above 0 and "
+                "at most 1"
+            )
 
     def apply(self, frames: Tensor, preprocessing: Preprocessing) -> Tensor:
         """One random training clip, from torch's global random state; not yet flipped, since that
@@ -136,10 +143,13 @@ class AugmentConfig:
         )
         # Of a frame a few pixels small, a crop may round to nothing.
         frames = frames[..., top : top + max(1, h), left : left + max(1, w)]
-        frames = resize(frames, (H, W), preprocessing.interpolation)
+        frames = resize(frames, (H, W), preprocessing.interpolation).contiguous()
         if self.rand_augment:
-            augment = v2.RandAugment(self.rand_augment, self.rand_augment_magnitude)
-            frames = augment(frames)
+            operation = v2.RandAugment(1, self.rand_augment_magnitude)
+            chance = self.rand_augment_probability
+            for _ in range(self.rand_augment):
+                if chance == 1 or torch.rand(()) < chance:
+                    frames = operation(frames)
         return frames
 
 

@@ -150,6 +150,9 @@ class VideoReader:
     def read(self, indices: Sequence[int]) -> Tensor:
         """The frames with these numbers (repeats allowed), RGB: uint8 (T, C, H, W).
 
+        In memory the channels of a pixel lie side by side, as decoders give them and as resizing
+        takes them fastest (`torch.channels_last`).
+
         Raises:
             IndexError: a number outside 0..num_frames-1.
             VideoError: one of the frames cannot be decoded, or the way to it leads through damage.
@@ -164,20 +167,30 @@ class VideoReader:
         outside = [i for i in indices if not 0 <= i < self.num_frames]
         if outside:
             raise IndexError(f"frame {outside[0]} is outside 0..{self.num_frames - 1}")
-        names = [self._frames[i] for i in indices]
-        wanted = sorted(set(names))
+        places: dict[int, list[int]] = {}  # of each frame in the clip
+        for place, i in enumerate(indices):
+            places.setdefault(self._frames[i], []).append(place)
         # One for all frames: setting up the conversion takes longer than converting a small frame.
         reformatter = VideoReformatter()
         find = self._find_by_count if self._counted else self._find
-        decoded = {name: _pixels(frame, reformatter) for name, frame in find(wanted)}
-        sizes = {image.shape for image in decoded.values()}
-        if len(sizes) > 1:
-            raise VideoError(self.path, f"the frame size changes within the video: {sorted(sizes)}")
-        height, width, channels = decoded[names[0]].shape
-        clip = np.empty((len(names), channels, height, width), dtype=np.uint8)
-        for place, name in enumerate(names):
-            clip[place] = decoded[name].transpose(2, 0, 1)
-        return torch.from_numpy(clip)
+        clip = np.empty((0, 0, 0, 0), dtype=np.uint8)  # (T, H, W, C)
+        found: set[int] = set()
+        for name, frame in find(sorted(places)):
+            image = _pixels(frame, reformatter)
+            if not len(clip):
+                clip = np.empty((len(indices), *image.shape), dtype=np.uint8)
+            if image.shape != clip.shape[1:]:
+                raise VideoError(
+                    self.path,
+                    "the frame size changes within the video: "
+                    f"{clip.shape[1:3]} and {image.shape[:2]} (height, width)",
+                )
+            for place in places[name]:
+                clip[place] = image
+            found.add(name)
+        if len(found) < len(places):
+            raise VideoError(self.path, "it changed while it was read")
+        return torch.from_numpy(clip).permute(0, 3, 1, 2)
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -232,17 +245,20 @@ class VideoReader:
         times: list[int | None] = []
         positions: list[int] = []
         marked: list[tuple[int, int | None]] = []  # number and time of damaged packets
-        reached, damage = 0.0, None
+        ends: dict[Any, int] = {}  # of each stream, in its own unit
+        damage = None
         num_bytes = 0
         try:
             for packet in self._packets_of_window():
-                if packet.pts is not None and packet.time_base is not None:
-                    after = packet.pts + (packet.duration or 0)
-                    reached = max(reached, float(after * packet.time_base))
+                time = packet.pts
+                if time is not None:
+                    ends[packet.stream] = max(
+                        ends.get(packet.stream, 0), time + (packet.duration or 0)
+                    )
                 if packet.stream is not self._stream or packet.size == 0:  # 0: the end
                     continue
                 if packet.is_corrupt:
-                    marked.append((len(positions), packet.pts))
+                    marked.append((len(positions), time))
                 number = len(positions)
                 positions.append(packet.pos or 0)
                 num_bytes += packet.size
@@ -252,11 +268,12 @@ class VideoReader:
                     self._packets.append(packet)
                 if packet.is_discard:  # cut away by an edit list: decoded, never shown
                     continue
-                times.append(packet.pts)
-                if packet.is_keyframe and packet.pts is not None:
-                    self._keys.append((packet.pts, number))
+                times.append(time)
+                if packet.is_keyframe and time is not None:
+                    self._keys.append((time, number))
         except (av.FFmpegError, OSError) as error:
             damage = _reason("damaged container", error)
+        reached = max((float(t * s.time_base) for s, t in ends.items() if s.time_base), default=0.0)
         pts = sorted(t for t in times if t is not None)
         if pts and not self._partial:  # what the container states is not so for AVI
             self._origin = pts[0]
@@ -451,6 +468,7 @@ class VideoReader:
             yield from self._sound_frames(packet, run, due)
             if not ahead:
                 break
+        # Also where all wanted frames are out: one shown later, to which they refer, may be damaged.
         yield from self._sound_frames(None, run, due)
         if ahead or due:
             raise _IndexMismatchError

@@ -7,7 +7,7 @@ trains), not attributes strewn over blocks, so several sets can share one backbo
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -19,6 +19,11 @@ from stadapter.methods.heads import LinearHead
 Site = Literal["attention", "mlp"]
 """Where a slot is: on the residual stream before attention, or before the MLP."""
 SITES: tuple[Site, ...] = ("attention", "mlp")
+
+
+LATER = {"later": True}
+"""Metadata of a setting that came after 0.1 and does nothing at its default. There it is left out
+of files, so that those which know nothing of it keep their fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,9 @@ class MethodConfig(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain JSON, with its method's name."""
-        return {"name": self.name, **asdict(self)}
+        later = {f.name: f.default for f in fields(self) if f.metadata == LATER}
+        settings = {k: v for k, v in asdict(self).items() if k not in later or v != later[k]}
+        return {"name": self.name, **settings}
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ The authors' released code uses no activation f, zero-initialises the convolutio
 around it, and pads the clip with zero frames on both sides; these are the defaults. Where a
 backbone reads out its class token alone, the adapter before the last block's MLP cannot act, as in
 the published model: patches no longer reach that token. `causal=True` looks back only.
+
+Trains, with d token width, A adapter width and k = kT*kH*kW: (dA + A) + (kA + A) + (Ad + d) per
+adapter. The published 24x384 model on ViT-B/16 has 24 of them, 14,220,288 parameters.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +22,8 @@ from torch import Tensor, nn
 
 from stadapter.backbones import Backbone, TokenShape
 from stadapter.methods.heads import LinearHead
-from stadapter.methods.method import SITES, AdapterSet, MethodConfig, Site
-from stadapter.ops import dwconv3d
+from stadapter.methods.method import LATER, SITES, AdapterSet, MethodConfig, Site
+from stadapter.ops import TimePadding, dwconv3d
 
 Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
 
@@ -55,6 +58,10 @@ class STAdapterConfig(MethodConfig):
     """Non-linearity after the convolution; None as in the published code."""
     causal: bool = False
     """Look at the current and earlier frames only."""
+    padding: TimePadding = field(default="zero", metadata=LATER)
+    """What stands before the first and after the last frame: "zero", or "replicate" that frame."""
+    dilation: int = field(default=1, metadata=LATER)
+    """Frames from one tap of the filter to the next; 2 looks twice as far with the same weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +87,10 @@ class STAdapterConfig(MethodConfig):
             raise ValueError(
                 f"activation {self.activation!r} must be one of {', '.join(ACTIVATIONS)} or None"
             )
+        if self.padding not in get_args(TimePadding):
+            raise ValueError(f"padding {self.padding!r} must be one of {get_args(TimePadding)}")
+        if self.dilation < 1:
+            raise ValueError(f"dilation ({self.dilation}) must be at least 1 frame")
 
     def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
         """One `STAdapter` per site in each of the last blocks, and the published head.
@@ -110,7 +121,7 @@ class STAdapter(nn.Module):
         width = config.width
         if isinstance(width, float):
             width = max(1, round(width * token_width))
-        self.causal = config.causal
+        self.causal, self.padding, self.dilation = config.causal, config.padding, config.dilation
         self.activation = ACTIVATIONS[config.activation] if config.activation else None
         self.down = nn.Linear(token_width, width)
         self.conv = nn.Conv3d(width, width, config.kernel_size, groups=width)
@@ -126,7 +137,14 @@ class STAdapter(nn.Module):
         h = self.down(patches)  # (B*T, N, A)
         h = h.reshape(-1, T, H, W, h.shape[-1])
         assert self.conv.bias is not None
-        h = dwconv3d(h, self.conv.weight, self.conv.bias, causal=self.causal)
+        h = dwconv3d(
+            h,
+            self.conv.weight,
+            self.conv.bias,
+            causal=self.causal,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
         if self.activation is not None:
             h = self.activation(h)
         patches = patches + self.up(h.reshape(-1, H * W, h.shape[-1]))

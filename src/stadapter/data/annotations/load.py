@@ -14,6 +14,7 @@ from stadapter.data.annotations.rows import listed
 from stadapter.data.annotations.skip_list import leave_out
 from stadapter.data.annotations.source import Annotations, DataConfig, Lists, Source
 from stadapter.data.annotations.split import make_split
+from stadapter.data.annotations.subset import take_subset
 from stadapter.data.annotations.table import SPLITS, ClipTable, Collection, class_order
 from stadapter.data.labels import VOCABULARIES, LabelSpace
 from stadapter.progress import console
@@ -30,8 +31,8 @@ def load_collection(
 
     Args:
         data: a folder or a list.
-        config: how to read it, and which clips to leave out.
-        seed: of the split that is made where none is given.
+        config: how to read it, which clips to leave out, and how many to train on.
+        seed: of the split that is made where none is given, and of the clips to train on.
         space: the classes to index by, for scoring with a trained model; by default those of the
             collection's own list of classes, or else those that occur.
 
@@ -72,10 +73,15 @@ def load_collection(
                 splits[split] = ClipTable(paths, labels[mask], space, starts[mask], ends[mask])
     notes = (*lists.notes, *found.notes, *(_unused(found, space) if own else ()))
     collection = Collection(splits, space, found.splits is None, name, notes)
-    if config.skip_list is None:
-        return collection
-    collection, left_out = leave_out(collection, config.skip_list)
-    return replace(collection, notes=(*notes, str(left_out)))
+    if config.skip_list is not None:
+        collection, left_out = leave_out(collection, config.skip_list)
+        collection = replace(collection, notes=(*notes, str(left_out)))
+    return take_subset(
+        collection,
+        train_fraction=config.train_fraction,
+        clips_per_class=config.clips_per_class,
+        seed=seed,
+    )
 
 
 def find_format(data: Path, format: str | None = None) -> tuple[str, Lists]:

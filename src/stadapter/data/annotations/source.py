@@ -38,6 +38,24 @@ class DataConfig:
     """Text file with a class name per line, for lists with class numbers."""
     skip_list: str | Path | None = None
     """CSV of clips to leave out, such as skip.csv of `check`."""
+    train_fraction: float = 1.0
+    """Train on this share of the training clips of each class, above 0 to 1, chosen by the seed;
+    at least one clip of each."""
+    clips_per_class: int | None = None
+    """Train on so many training clips of each class (few-shot), chosen by the seed; None takes
+    all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(
+                f"train_fraction ({self.train_fraction}) must be above 0 and at most 1"
+            )
+        if self.clips_per_class is not None and self.clips_per_class < 1:
+            raise ValueError(
+                f"clips_per_class ({self.clips_per_class}) must be at least 1, or None for all"
+            )
+        if self.clips_per_class is not None and self.train_fraction != 1:
+            raise ValueError("train_fraction and clips_per_class exclude each other; give one")
 
 
 @dataclass(frozen=True)
