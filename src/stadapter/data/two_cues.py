@@ -51,8 +51,8 @@ class TwoCuesConfig(TwinsConfig):
     motions: tuple[str, ...] = tuple(PAIRS)
     """Pairs of order-only classes: horizontal, vertical, depth, turn, gate."""
     grounds: tuple[str, ...] = tuple(GROUNDS)
-    """Appearance classes: red_ground, yellow_ground, green_ground, blue_ground. The clips of a class
-    are twins, so their numbers must be even."""
+    """Appearance classes: red_ground, yellow_ground, green_ground, blue_ground. Their clips are
+    twins, so their numbers must be even."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

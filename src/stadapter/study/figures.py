@@ -146,7 +146,7 @@ def _time(material: Material) -> Made:
         line = [c for _, c in material.found(material.plan.epochs.get(entry, {}))]
         line = [c for c in line if "seconds" in c.mean and SCORE in c.mean] or [cell]
         _line(axes, line, "seconds", material.style(entry), entry)
-    axes.set_xlabel("training time in seconds, validation included")
+    axes.set_xlabel("training time in seconds")
     axes.set_xlim(left=0)
     _share_axis(axes, material.score)
     _legend(axes)
@@ -160,8 +160,10 @@ def _time(material: Material) -> Made:
 
 
 def _fractions(material: Material) -> Made:
-    lines = {e: material.found(series) for e, series in material.plan.fractions.items()}
-    lines = {e: [c for _, c in line if SCORE in c.mean] for e, line in lines.items()}
+    lines = {
+        entry: [c for _, c in material.found(series) if SCORE in c.mean]
+        for entry, series in material.plan.fractions.items()
+    }
     if not any(len(line) > 1 for line in lines.values()):
         return None
     figure, axes = _axes()

@@ -140,12 +140,12 @@ def _score(cell: CellResult) -> str:
 
 def _interval(cell: CellResult) -> str:
     if cell.interval is None:
-        return "–"
+        return "-"
     return f"{percent(cell.interval[0])} to {percent(cell.interval[1])}"
 
 
 def _spread(cell: CellResult) -> str:
-    return percent(cell.spread[SCORE]) if SCORE in cell.spread else "–"
+    return percent(cell.spread[SCORE]) if SCORE in cell.spread else "-"
 
 
 def _legend(material: Material) -> str:
@@ -159,14 +159,15 @@ def _legend(material: Material) -> str:
 
 def _figure(drawn: Drawn, path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
+    bars = (
+        "Bars are one standard deviation over seeds or, with one seed, the 95% interval over clips."
+    )
+    files = f"Files: {path.name}, {path.with_suffix('.png').name}."
     return (
         f"<h2>{escape(drawn.question)}</h2>"
         f'<figure class="card" style="background:#fff"><img alt="{escape(drawn.question)}" '
         f'style="display:block;width:100%;height:auto" src="data:image/svg+xml;base64,{data}">'
-        f"</figure>"
-        f'<p class="small">{escape(drawn.note)} Bars are one standard deviation over seeds or, with '
-        f"one seed, the 95% interval over clips. Files: {escape(path.name)}, "
-        f"{escape(path.with_suffix('.png').name)}.</p>"
+        f'</figure><p class="small">{escape(f"{drawn.note} {bars} {files}")}</p>'
     )
 
 

@@ -1,4 +1,4 @@
-"""What the runs of a study came to: a row per run, and per cell mean, spread and n over its seeds."""
+"""What the runs of a study came to: a row per run; per cell mean, spread and n over its seeds."""
 
 import csv
 import io

@@ -208,7 +208,7 @@ def _train(
     _say_cost(cost, plan, finished, todo, count)
     reasons: dict[str, str] = {}
     begun, wall = time.monotonic(), cost.wall
-    tasks = ((run, _task(study, folder, run, data), folder.log(run)) for run in todo)
+    tasks = [(run, _task(study, folder, run, data), folder.log(run)) for run in todo]
     with progress_bar("runs", len(plan.runs), completed=len(finished)) as bar:
         for ended in run_tasks(tasks, device=device, num_processes=count, lock=lock):
             run = ended.key
