@@ -53,6 +53,9 @@ class TwoCuesConfig(TwinsConfig):
     grounds: tuple[str, ...] = tuple(GROUNDS)
     """Appearance classes: red_ground, yellow_ground, green_ground, blue_ground. Their clips are
     twins, so their numbers must be even."""
+    train_clips_per_ground: int | None = None
+    """Clips of each appearance class under train/; None for as many as of an order-only class. They
+    need fewer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,12 +67,18 @@ class TwoCuesConfig(TwinsConfig):
         if 2 * len(self.motions) + len(self.grounds) < 2:
             raise ValueError("motions and grounds together must give at least two classes.")
         for split in SPLITS:
-            count = self.num_clips_per_class(split)
-            if self.grounds and count % 2:
+            count = self.num_clips_per_ground(split)
+            if self.grounds and (count < 2 or count % 2):
                 raise ValueError(
-                    f"{split}_clips_per_class ({count}) must be even: the clips of an appearance "
-                    "class are twins."
+                    f"clips of an appearance class under {split}/ ({count}) must be an even number "
+                    "from 2 on: they are twins."
                 )
+
+    def num_clips_per_ground(self, split: SplitName) -> int:
+        """Clips of each appearance class in a split."""
+        if split == "train" and self.train_clips_per_ground is not None:
+            return self.train_clips_per_ground
+        return self.num_clips_per_class(split)
 
     @property
     def class_groups(self) -> dict[str, list[str]]:
@@ -81,8 +90,11 @@ class TwoCuesConfig(TwinsConfig):
     @property
     def num_clips(self) -> int:
         """Files of the whole collection."""
-        classes = 2 * len(self.motions) + len(self.grounds)
-        return classes * (self.train_clips_per_class + self.val_clips_per_class)
+        return sum(
+            2 * len(self.motions) * self.num_clips_per_class(split)
+            + len(self.grounds) * self.num_clips_per_ground(split)
+            for split in SPLITS
+        )
 
 
 def appearance_scenes(config: TwoCuesConfig) -> list[TwinScene]:
@@ -92,7 +104,7 @@ def appearance_scenes(config: TwoCuesConfig) -> list[TwinScene]:
     for split in SPLITS:
         for ground in config.grounds:
             look = replace(LOOKS[split], backgrounds=GROUNDS[ground][split])
-            for index in range(config.num_clips_per_class(split) // 2):
+            for index in range(config.num_clips_per_ground(split) // 2):
                 place = (SPLITS.index(split), tuple(GROUNDS).index(ground), index)
                 motion = motions[index % len(motions)]
                 forward, backward = (
