@@ -138,7 +138,9 @@ def test_another_method_brings_its_own_settings() -> None:
 
 def test_names_do_not_change_when_a_study_grows() -> None:
     before = make_plan(study(), recipe_from)
-    grown = STUDY.replace("methods:\n  linear_probe:", "methods:\n  full_finetune:\n  linear_probe:")
+    grown = STUDY.replace(
+        "methods:\n  linear_probe:", "methods:\n  full_finetune:\n  linear_probe:"
+    )
     grown = grown.replace("seeds: [0, 7]", "seeds: [3, 0, 7]").replace("[0.25, 0.5]", "[0.1, 0.5]")
     after = make_plan(study(grown), recipe_from)
     recipes = {run.name: run.recipe for run in after.runs}

@@ -1,5 +1,6 @@
 """Several runs at a time, each in a child process on a device of its own."""
 
+import contextlib
 import os
 import pickle
 import signal
@@ -82,6 +83,7 @@ def run_tasks(
             for child in [c for c in children if c.process.poll() is not None]:
                 children.remove(child)
                 free.append(child.slot)
+                _close(child)
                 yield Ended(child.key, time.monotonic() - child.begun, _reason(child))
     except KeyboardInterrupt:
         _interrupt(children)
@@ -90,6 +92,7 @@ def run_tasks(
         for child in children:
             child.process.kill()
             child.process.wait()
+            _close(child)
 
 
 def _start(
@@ -107,12 +110,17 @@ def _start(
             start_new_session=True,  # Ctrl-C comes from here, once
         )
     assert process.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it ended at once; the loop finds out how
         process.stdin.write(pickle.dumps(task))
         process.stdin.flush()  # and it stays open: see `child`
-    except BrokenPipeError:  # it ended at once; the loop finds out how
-        pass
     return _Child(key, process, log, time.monotonic(), slot)
+
+
+def _close(child: _Child[K]) -> None:
+    """Give back the pipe of a child that has ended."""
+    assert child.process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it ended before it had read its task
+        child.process.stdin.close()
 
 
 def _shares(slot: int, count: int, *, on_gpu: bool) -> dict[str, str]:
