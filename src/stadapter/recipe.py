@@ -41,7 +41,7 @@ from stadapter.ranks import Ranks, join_ranks
 from stadapter.report import write_report
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
-from stadapter.train import TrainConfig, Trainer, check_trackers, mirror
+from stadapter.train import TrainConfig, Trainer, check_shard, check_trackers, mirror
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,10 @@ def train_recipe(
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.space)
     make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
-    check_trackers(recipe.train.trackers)  # refuse before anything is written
+    # Refused before anything is written.
+    check_trackers(recipe.train.trackers)
     ranks = join_ranks(recipe.train.device)
+    check_shard(recipe.train.shard, ranks)
     if ranks.is_main:
         run.prepare(resume=resume, overwrite=overwrite)
         if resume and run.recipe.exists():

@@ -486,7 +486,7 @@ def test_damage_in_a_later_picture_that_a_wanted_one_refers_to_is_found(tmp_path
     content[middle : middle + 200] = bytes(200)
     path.write_bytes(content)
     assert len(read_clip(path, lambda _: [0])) == 1
-    with pytest.raises(VideoError, match="damaged at 0.40 s"):
+    with pytest.raises(VideoError, match=r"damaged at 0\.40 s"):
         read_clip(path, lambda _: [2])
 
 
