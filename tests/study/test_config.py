@@ -3,6 +3,7 @@
 import pytest
 
 from stadapter.cli.recipe_flags import recipe_from
+from stadapter.methods import METHODS
 from stadapter.study import StudyConfig, find_study, read_study
 from stadapter.study.plan import make_plan, value_text
 
@@ -34,7 +35,7 @@ def study(text: str = STUDY) -> StudyConfig:
         ("[1]", "holds no study"),
         ("methods: {", "no YAML"),
         ("methods: {}", "at least one name"),
-        ("method: {linear_probe: }", "unknown 'method'; known are methods, title"),
+        ("method: {linear_probe: }", "unknown 'method'; known are methods, every_method, title"),
         ("methods: {a: 1}", "methods.a .1. must map"),
         ("methods: {a/b: }", "'a/b' must be of letters"),
         ("methods: {'': }", "must be of letters"),
@@ -57,6 +58,9 @@ def study(text: str = STUDY) -> StudyConfig:
         ("methods: {a: }\nreading: {train_fraction: 0.5}", "stand in `fractions`"),
         ("methods: {a: }\nclass_groups: {x: [a, a]}", "'a' stands there twice"),
         ("methods: {a: }\nnum_processes: 0", "at least 1"),
+        ("methods: {a: }\nevery_method: {but: [nothing]}", "unknown method 'nothing'"),
+        ("methods: {a: }\nevery_method: {width: 3}", "unknown 'width'; known are settings, but"),
+        ("methods: {a: }\nevery_method: {settings: {method: {name: x}}}", "every method's own"),
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, sentence: str) -> None:
@@ -127,6 +131,23 @@ def test_settings_of_an_entry_lie_over_those_of_every_run() -> None:
     assert {cell.recipe.sampling.num_frames for cell in cells.values()} == {4}
     assert cells["small_epochs=2"].recipe.train.epochs == 2
     assert cells["small_train_fraction=0.25"].train_fraction == 0.25
+
+
+def test_every_method_that_is_not_there_yet() -> None:
+    text = """
+    methods: {ours: {method: {name: st_adapter, width: 8}}}
+    every_method: {settings: {method: {dropout: 0.25, width: 4}}, but: [linear_probe]}
+    """
+    plan = make_plan(study(text), recipe_from)
+    assert [c.name for c in plan.entries] == [
+        "ours",
+        *(name for name in METHODS if name not in ("st_adapter", "linear_probe")),
+    ]
+    settings = {c.name: c.recipe.to_dict()["method"] for c in plan.entries}
+    assert settings["full_finetune"]["dropout"] == 0.25  # and it has no width
+    assert settings["ours"]["width"] == 8
+    with pytest.raises(ValueError, match="give that entry another name"):
+        make_plan(study(text.replace("ours:", "full_finetune:")), recipe_from)
 
 
 def test_another_method_brings_its_own_settings() -> None:

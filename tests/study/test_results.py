@@ -147,7 +147,7 @@ class _Sources(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [v or "" for k, v in attrs if k in ("src", "href") and not tag == "a"]
+        self.found += [v or "" for k, v in attrs if k in ("src", "href") and tag != "a"]
 
 
 def test_the_page_needs_nothing_else(outcome: Outcome) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from stadapter.data import DataConfig
 from stadapter.data.two_cues import TwoCuesConfig
+from stadapter.methods import METHODS
 
 Settings = Mapping[str, Any]
 """Settings of a recipe as YAML has them: {"train": {"epochs": 5}}."""
@@ -44,12 +45,25 @@ class Ablations:
 
 
 @dataclass(frozen=True)
+class EveryMethod:
+    """An entry for each method of the package that no other entry uses."""
+
+    settings: Settings = field(default_factory=dict)
+    """In which settings their runs differ from `recipe`. Of those under `method` each method takes
+    what it has."""
+    but: tuple[str, ...] = ()
+    """Methods to leave out."""
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """Everything that a study's YAML says."""
 
     methods: Mapping[str, Settings]
     """Name of an entry -> in which settings its runs differ from `recipe`. Without a `method` the
     name is the method's."""
+    every_method: EveryMethod | None = None
+    """Also all methods that are not there yet."""
     title: str = "Study"
     """Heading of the page."""
     data: str | None = None
@@ -151,6 +165,7 @@ def _study(content: dict[str, Any]) -> StudyConfig:
         raise ValueError("data and two_cues exclude each other; give one")
     return StudyConfig(
         methods=methods,
+        every_method=_every_method(content.get("every_method")),
         title=str(content.get("title", "Study")),
         data=data,
         reading=_made(DataConfig, content.get("reading"), "reading"),
@@ -173,6 +188,25 @@ def _entries(content: Any) -> dict[str, Settings]:
     for name in content:
         _check_name(name, "methods")
     return {name: _settings(value, f"methods.{name}") for name, value in content.items()}
+
+
+def _every_method(content: Any) -> EveryMethod | None:
+    if content is None:
+        return None
+    given = _settings(content, "every_method")
+    _refuse_unknown(given, ["settings", "but"], "every_method")
+    but = given.get("but", [])
+    if not isinstance(but, list):
+        raise ValueError(f"every_method.but ({but}) must be a list of methods")
+    for name in but:
+        if name not in METHODS:
+            raise ValueError(
+                f"every_method.but: unknown method {name!r}; known are {', '.join(METHODS)}"
+            )
+    settings = _settings(given.get("settings"), "every_method.settings")
+    if "name" in _settings(settings.get("method"), "every_method.settings.method"):
+        raise ValueError("every_method.settings.method.name: it is every method's own")
+    return EveryMethod(settings, tuple(but))
 
 
 def _check_name(name: Any, where: str) -> None:

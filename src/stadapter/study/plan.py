@@ -114,6 +114,9 @@ def make_plan(study: StudyConfig, parse: ParseRecipe) -> Plan:
         recipe = _parse(parse, merged, f"methods.{name}")
         entries[name] = (merged, plan.add(Cell(name, recipe)))
         plan.entries.append(entries[name][1])
+    for name, settings in _other_methods(study, plan):
+        recipe = _parse(parse, settings, f"every_method ({name})")
+        plan.entries.append(plan.add(Cell(name, recipe)))
     for name, base in _swept(study.fractions, entries):
         cells = [
             plan.add(
@@ -141,6 +144,26 @@ def make_plan(study: StudyConfig, parse: ParseRecipe) -> Plan:
         for setting, values in study.ablations.vary.items():
             plan.ablations[setting] = _ablation(plan, parse, merged, base, setting, values)
     return plan
+
+
+def _other_methods(study: StudyConfig, plan: Plan) -> list[tuple[str, Settings]]:
+    """Name and settings of the methods that no entry uses, if the study wants them."""
+    if study.every_method is None:
+        return []
+    used = {cell.recipe.method.name for cell in plan.entries}
+    names = [name for name in METHODS if name not in used and name not in study.every_method.but]
+    for name in names:
+        if name in study.methods:
+            raise ValueError(f"methods.{name} is another method; give that entry another name")
+    given = study.every_method.settings
+    found = []
+    for name in names:
+        known = {f.name for f in fields(METHODS[name])}
+        own = {k: v for k, v in given.get("method", {}).items() if k in known}
+        changes = {**given, "method": {"name": name, **own}}
+        base = {key: value for key, value in study.recipe.items() if key != "method"}
+        found.append((name, _merged(base, changes)))
+    return found
 
 
 def _ablation(

@@ -30,6 +30,12 @@ SCORE = "score"
 """Column of the task's headline number."""
 
 
+def sees_order(cell: Cell) -> str:
+    """Whether a method can tell a clip from its reverse: yes, no, or "" where it does not say."""
+    answer: bool | None = getattr(cell.recipe.method, "sees_order", None)
+    return "" if answer is None else "yes" if answer else "no"
+
+
 def score_of(group: str) -> str:
     """Column of the headline number over the clips of a group of classes."""
     return f"{SCORE}:{group}"
@@ -169,6 +175,7 @@ def _what(cell: Cell) -> dict[str, Any]:
     return {
         "entry": cell.entry,
         "method": cell.recipe.method.name,
+        "sees_order": sees_order(cell),
         "setting": cell.setting,
         "value": cell.value,
         "train_fraction": cell.train_fraction,
@@ -219,7 +226,7 @@ def _parquet_writer() -> Callable[[list[dict[str, Any]], Path], None] | None:
         return None
 
     def write(rows: list[dict[str, Any]], path: Path) -> None:
-        text = ("cell", "entry", "method", "setting", "value")
+        text = ("cell", "entry", "method", "sees_order", "setting", "value")
         kinds = [
             (name, pyarrow.string() if name in text else pyarrow.float64()) for name in rows[0]
         ]
