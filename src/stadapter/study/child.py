@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stadapter.data import DataConfig
+from stadapter.interrupt import Terminated
 from stadapter.recipe import Recipe, train_recipe
 from stadapter.run import RunFolder
 
@@ -46,7 +47,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         train(task)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         sys.exit("interrupted; what was finished is kept")
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         sys.exit(str(error))

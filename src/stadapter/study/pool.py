@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import torch
 
 from stadapter.device import pick_device
+from stadapter.interrupt import Terminated
 from stadapter.study.child import Task
 
 _START = "from stadapter.study.child import main; main()"
@@ -65,7 +66,7 @@ def run_tasks(
         num_processes: runs at a time.
         lock: file descriptor that children keep open as long as they live.
 
-    Ctrl-C is passed on, so that runs save their position.
+    Ctrl-C and SIGTERM are passed on, so that runs save their position.
     """
     remaining = iter(tasks)
     children: list[_Child[K]] = []
@@ -85,7 +86,7 @@ def run_tasks(
                 free.append(child.slot)
                 _close(child)
                 yield Ended(child.key, time.monotonic() - child.begun, _reason(child))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         _interrupt(children)
         raise
     finally:

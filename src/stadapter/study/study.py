@@ -9,6 +9,7 @@ from stadapter.atomic import write_text
 from stadapter.data import Collection, check_trainable, load_collection
 from stadapter.data.two_cues import TwoCuesConfig, write_two_cues
 from stadapter.device import default_num_workers
+from stadapter.interrupt import Terminated, caught_signals
 from stadapter.progress import console, progress_bar
 from stadapter.recipe import changed_settings
 from stadapter.report.page import duration
@@ -112,6 +113,8 @@ def run_study(
 ) -> Outcome:
     """Run what is not finished, and write tables, figures and page into `out`.
 
+    After Ctrl-C or SIGTERM they are written of what has finished until then.
+
     Args:
         study: what to run.
         out: folder to write.
@@ -144,7 +147,12 @@ def run_study(
         data = study.data or str(_render(folder.collection, study.two_cues))
         groups = _check_data(study, plan, data)
         _check_begun(folder, plan)
-        reasons = _train(study, folder, plan, data, lock)
+        try:
+            with caught_signals():
+                reasons = _train(study, folder, plan, data, lock)
+        except (KeyboardInterrupt, Terminated):
+            _write(study, folder, plan, groups, {})  # of what is there
+            raise
         return _write(study, folder, plan, groups, reasons)
 
 
