@@ -115,17 +115,20 @@ def _parameters(material: Material) -> Made:
     points = [c for c in material.entries() if "num_trained" in c.mean and SCORE in c.mean]
     if len(points) < 2:
         return None
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
     figure, axes = _axes()
-    for cell in points:
-        _line(axes, [cell], "num_trained", material.style(cell.cell.entry), cell.cell.entry)
     widths = [c for _, c in material.found(material.plan.ablations.get("width", {}))]
     widths = [c for c in widths if "num_trained" in c.mean and SCORE in c.mean]
-    if len(widths) > 1:
-        entry = widths[0].cell.entry
-        style = material.style(entry)
-        widths.sort(key=lambda c: c.mean["num_trained"])
-        _line(axes, widths, "num_trained", style, f"{entry}, widths")
+    widths.sort(key=lambda c: c.mean["num_trained"])
+    for cell in points:
+        entry = cell.cell.entry
+        several = len(widths) > 1 and entry == widths[0].cell.entry
+        name = f"{entry}, {len(widths)} widths" if several else entry
+        _line(axes, widths if several else [cell], "num_trained", material.style(entry), name)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("trained parameters")
     _share_axis(axes, material.score)
     _legend(axes)

@@ -187,6 +187,8 @@ def _ablation(
         for key in place.split("."):
             own = own[key]
         series = {value_text(own): base, **series}
+        if all(isinstance(value, int | float) for value in (own, *values)):
+            series = dict(sorted(series.items(), key=lambda item: float(item[0])))
     return series
 
 
