@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from method_table import BACKBONE, METHOD_TABLE, ROWS, T, d
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stadapter import create_backbone, create_model
@@ -145,6 +144,8 @@ def test_bf16_autocast(row: str) -> None:
 @pytest.mark.parametrize("row", [row for row in ONE_EACH if row in FROZEN])
 def test_compiles_as_one_graph(row: str) -> None:
     """But for peft, some of whose layers look at the type of the weight."""
+    from timm.models.vision_transformer import VisionTransformer
+
     vit = VisionTransformer(
         img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0
     )
