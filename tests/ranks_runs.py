@@ -19,7 +19,7 @@ from stadapter.data import TooManyBrokenError
 from stadapter.evaluate import EvalConfig
 from stadapter.interrupt import Terminated
 from stadapter.recipe import Recipe, evaluate_run, train_recipe
-from stadapter.train import Trainer
+from stadapter.train.update import Updater
 
 
 def change(recipe: Recipe, **settings: Any) -> Recipe:
@@ -33,20 +33,20 @@ RANK = int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
-def terminated_at(step: int) -> Iterator[None]:
+def terminated_at(stop: int) -> Iterator[None]:
     """SIGTERM during one step, on the second rank only."""
-    train_step = Trainer._train_step
+    update = Updater.update
 
-    def step_and_signal(self: Trainer, *arguments: Any) -> Any:
-        if self.step == step and RANK == 1:
+    def update_and_signal(self: Updater, *arguments: Any, step: int, **more: Any) -> Any:
+        if step == stop and RANK == 1:
             signal.raise_signal(signal.SIGTERM)
-        return train_step(self, *arguments)
+        return update(self, *arguments, step=step, **more)
 
-    Trainer._train_step = step_and_signal  # type: ignore[method-assign]
+    Updater.update = update_and_signal  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Trainer._train_step = train_step  # type: ignore[method-assign]
+        Updater.update = update  # type: ignore[method-assign]
 
 
 def main(collection: Path, damaged: Path, out: Path) -> None:

@@ -25,6 +25,7 @@ from stadapter.hub import CARD
 from stadapter.model import VideoClassifier
 from stadapter.recipe import Recipe, train_recipe
 from stadapter.train import TrainConfig, Trainer, lr_schedule, parameter_groups
+from stadapter.train.update import Updater
 
 RUN_FILES = [
     "broken.csv",
@@ -181,25 +182,25 @@ def interrupt_at(step: int, where: str, monkeypatch: pytest.MonkeyPatch) -> None
             pressed.append(True)
             signal.raise_signal(signal.SIGINT)
 
-    trainer: list[Trainer] = []
-    train_step, forward = Trainer._train_step, VideoClassifier.forward
+    steps_seen: list[int] = []
+    update, forward = Updater.update, VideoClassifier.forward
 
-    def note(self: Trainer, *arguments: Any) -> Any:
-        trainer[:] = [self]
+    def note(self: Updater, *arguments: Any, step: int, **more: Any) -> Any:
+        steps_seen.append(step)
         if where == "before the step":
-            press(self.step)
-        line = train_step(self, *arguments)
+            press(step)
+        line = update(self, *arguments, step=step, **more)
         if where == "after the weights changed":
-            press(self.step)
+            press(step)
         return line
 
     def forward_and_press(self: VideoClassifier, video: torch.Tensor) -> torch.Tensor:
         logits = forward(self, video)
         if where == "after dropout was drawn" and self.training:
-            press(trainer[0].step)
+            press(steps_seen[-1])
         return logits
 
-    monkeypatch.setattr(Trainer, "_train_step", note)
+    monkeypatch.setattr(Updater, "update", note)
     monkeypatch.setattr(VideoClassifier, "forward", forward_and_press)
 
 

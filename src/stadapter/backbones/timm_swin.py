@@ -19,6 +19,8 @@ from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, f
 class SwinBlockView(Block):
     """View of `SwinTransformerBlock`: window attention between norm and DropPath."""
 
+    positions = "windows"
+
     def __init__(self, block: Any, merging: Any | None) -> None:
         self.block = block
         self.merging = merging

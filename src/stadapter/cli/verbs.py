@@ -146,6 +146,33 @@ def _eval(argv: list[str]) -> int:
     return 0
 
 
+def _compare(argv: list[str]) -> int:
+    """runs on the same clips: differences, intervals, who is right where"""
+    from stadapter.compare import compare_runs, comparison_text, write_comparison
+
+    parser = make_parser("compare", "Scored runs beside each other; the first is the baseline.")
+    parser.add_argument("runs", type=str, nargs="+", help="Run folders, at least two.")
+    parser.add_argument(
+        "--common",
+        action="store_true",
+        help="Where the runs were scored on different clips, compare those that all scored.",
+    )
+    parser.add_argument("--out", type=str | None, help="HTML file to write, with plots and clips.")
+    parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
+    parser.add_argument("--resamples", type=int | None, help="Of the bootstrap; default 1000.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the resamples.")
+    settings = parser.parse_args(argv)
+    comparison = compare_runs(
+        settings.runs, common=settings.common, resamples=settings.resamples, seed=settings.seed
+    )
+    if settings.out is not None:
+        write_comparison(comparison, Path(settings.out))
+    print(comparison_text(comparison, settings.format), end="")
+    if settings.out is not None and settings.format == "table":
+        print(f"written: {settings.out}")
+    return 0
+
+
 def _predict(argv: list[str]) -> int:
     """label files and folders of videos"""
     from stadapter.predict import Predictor
@@ -353,6 +380,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "prepare": _prepare,
     "train": _train,
     "eval": _eval,
+    "compare": _compare,
     "predict": _predict,
     "visualize": _visualize,
     "check": _check,
