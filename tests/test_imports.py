@@ -24,8 +24,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("predict", "train"),
     ("report", "tables"),
     ("check", "compare", "recipe", "visualize"),
-    ("info",),
-    ("demo",),
+    ("info", "plan"),
+    ("demo", "study"),
     ("cli",),
     ("__main__",),
 )
@@ -33,7 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
 OWNED = {
-    "argparse": {"cli/main.py"},
+    "argparse": {"cli/main.py", "cli/recipe_flags.py"},
     "jsonargparse": {"cli/flags.py", "cli/recipe_flags.py"},
     "accelerate": {"ranks.py", "train/log.py"},
     "av": {
@@ -41,7 +41,7 @@ OWNED = {
         "check/decode.py",
         "data/duration.py",
         "data/video.py",
-        "data/order_only.py",
+        "data/twins.py",
         "prepare/transcode.py",
         "visualize/animation.py",
     },
@@ -57,8 +57,9 @@ OWNED = {
 }
 """Package -> the only files that may import it."""
 OPTIONAL = {
-    "pyarrow": {"data/annotations/formats/parquet.py"},
+    "matplotlib": {"study/figures.py"},
     "peft": {"methods/peft.py"},
+    "pyarrow": {"data/annotations/formats/parquet.py", "study/results.py"},
     "transformers": {"backbones/transformers.py"},
 }
 """Extra -> the only files that may import it, and not when they are imported themselves."""
@@ -149,7 +150,7 @@ def test_importing_every_module_prints_nothing_and_needs_no_extra() -> None:
         "import sys, importlib\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
         "extras = {'transformers', 'peft', 'tensorboard', 'pyarrow', 'wandb', 'mlflow'}\n"
-        "extras.add('jsonargparse')\n"
+        "extras |= {'jsonargparse', 'matplotlib'}\n"
         "print(sorted(extras & set(sys.modules)))"
     )
     result = subprocess.run(

@@ -17,8 +17,8 @@ from stadapter.cli.flags import (
     pop_input_flags,
     sampling_of,
 )
-from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_parser
-from stadapter.cli.recipe_verbs import recipes
+from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_from, recipe_parser
+from stadapter.cli.recipe_verbs import plan, recipes
 
 
 def _demo(argv: list[str]) -> int:
@@ -285,6 +285,31 @@ def _check(argv: list[str]) -> int:
     return 0 if result.sound else 1
 
 
+def _study(argv: list[str]) -> int:
+    """a grid of runs: methods, fractions, ablations; tables and figures"""
+    from stadapter.study import find_study, run_study
+
+    parser = make_parser("study", "Methods compared on one collection; resumes run by run.")
+    parser.add_argument("study", type=str, help="YAML of the study, or one of ours: quick, paper.")
+    parser.add_argument("--out", type=str, default="study-run", help="Folder to write.")
+    parser.add_argument("--resume", action="store_true", help="Go on with the study in --out.")
+    parser.add_argument("--data", type=str | None, help="Clips, instead of those it names.")
+    parser.add_argument("--backbone_weights", type=str | None, help="Local file for all runs.")
+    parser.add_argument("--num_processes", type=int | None, help="Runs at a time.")
+    settings = parser.parse_args(argv)
+    study, text = find_study(settings.study)
+    study = study.with_flags(
+        data=settings.data,
+        backbone_weights=settings.backbone_weights,
+        num_processes=settings.num_processes,
+    )
+    outcome = run_study(
+        study, Path(settings.out), text=text, parse=recipe_from, resume=settings.resume
+    )
+    print(outcome.summary())
+    return 1 if outcome.failed else 0
+
+
 def _info(argv: list[str]) -> int:
     """parameters, MACs and file size of a recipe's model"""
     from stadapter.info import describe_model, info_table
@@ -384,7 +409,9 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "visualize": _visualize,
     "check": _check,
+    "study": _study,
     "info": _info,
+    "plan": plan,
     "recipes": recipes,
     "backbones": _backbones,
     "convert": _convert,
