@@ -36,6 +36,9 @@ def plan_text(plan: Plan) -> str:
     ]
     if not all(option.measured for option in plan.options):
         lines += ["* worked out from measured batches of 1 and 2: too large or too slow to try", ""]
+    if plan.load > 1:
+        busy = f"The machine is busy (load {plan.load:.1f} per core): alone, times are shorter."
+        lines += [busy, ""]
     lines += _advice(plan)
     lines += ["", *_memory_lines(plan)]
     if plan.reading is not None:
