@@ -111,6 +111,7 @@ class VideoClassifier(nn.Module):
         self.active_adapter = name
         for _, parameter in self.trained_parameters():
             parameter.requires_grad_(True)
+        self.backbone.override(self.adapter_set.overrides)
         # Not self.train(): walking all modules takes longer than the rest of the switch.
         if self.backbone.training != self._backbone_mode(self.training):
             self.backbone.train(not self.backbone.training)
@@ -245,6 +246,7 @@ class VideoClassifier(nn.Module):
 
     def run_blocks(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
         """All blocks with the adapters in their slots: (B*T, P+N, D) -> the same."""
+        tokens, shape = self.adapter_set.prepare(tokens, shape)
         every = self.checkpoint_every if torch.is_grad_enabled() else 0
         for i, block in enumerate(self.backbone.blocks):
             tokens, shape = block.merge(tokens, shape)
@@ -252,28 +254,46 @@ class VideoClassifier(nn.Module):
                 tokens = checkpoint(self._run_block, tokens, i, shape, "none", use_reentrant=False)
             else:
                 tokens = self._run_block(tokens, i, shape, self.recompute)
-        return tokens, shape
+        return self._without_added_prefix(tokens, shape)
 
     def _run_block(self, tokens: Tensor, i: int, shape: TokenShape, recompute: Recompute) -> Tensor:
-        """Block i with its two slots: (B*T, P+N, D) -> the same."""
-        adapt, block = self.adapter_set.adapt, self.backbone.blocks[i]
-        tokens = adapt(tokens, "attention", i, shape)
-        tokens = tokens + block.attention(tokens, shape)
-        if recompute == "mlp":
+        """Block i with its slots: (B*T, P+N, D) -> the same."""
+        active, block = self.adapter_set, self.backbone.blocks[i]
+        self._override()
+        tokens = active.adapt(tokens, "attention", i, shape)
+        branch = block.attention(tokens, shape)
+        tokens = tokens + active.adapt_branch(branch, tokens, "attention", i, shape)
 
-            def adapted_mlp(tokens: Tensor) -> Tensor:
-                tokens = adapt(tokens, "mlp", i, shape)
-                return tokens + block.mlp(tokens)
+        def mlp(tokens: Tensor) -> Tensor:
+            self._override()
+            return block.mlp(tokens)
 
-            return recomputing(adapted_mlp, tokens)
-        tokens = adapt(tokens, "mlp", i, shape)
-        if recompute == "activations":
-            return tokens + recomputing_activations(block.mlp, tokens)
-        return tokens + block.mlp(tokens)
+        def adapted_mlp(tokens: Tensor) -> Tensor:
+            tokens = active.adapt(tokens, "mlp", i, shape)
+            branch = (
+                recomputing_activations(mlp, tokens) if recompute == "activations" else mlp(tokens)
+            )
+            return tokens + active.adapt_branch(branch, tokens, "mlp", i, shape)
+
+        return recomputing(adapted_mlp, tokens) if recompute == "mlp" else adapted_mlp(tokens)
+
+    def _override(self) -> None:
+        """Other models may share the backbone, and compute between our forward and backward."""
+        if self.backbone.overrides is not self.adapter_set.overrides:
+            self.backbone.override(self.adapter_set.overrides)
+
+    def _without_added_prefix(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
+        P = self.backbone.num_prefix_tokens
+        if shape.num_prefix == P:
+            return tokens, shape
+        kept = torch.cat([tokens[:, :P], tokens[:, shape.num_prefix :]], dim=1)
+        return kept, shape._replace(num_prefix=P)
 
     def features(self, video: Tensor) -> Tensor:
         """Pooled features before the head: (B, T, C, H, W) -> (B, D)."""
-        return self.backbone.pool(*self.run_blocks(*self.embed(video)))
+        pool = self.adapter_set.pool or self.backbone.pool
+        features: Tensor = pool(*self.run_blocks(*self.embed(video)))
+        return features
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, T, C, H, W) -> logits (B, K)."""

@@ -33,10 +33,11 @@ class FrozenConv2d(nn.Conv2d):
         kept = cast_dtype(x)
         computed = product_dtype(x.device, kept)
         if torch.compiler.is_compiling() or computed == kept:
-            return super().forward(x)
+            plain: Tensor = super().forward(x)
+            return plain
         bias = None if self.bias is None else self.bias.to(computed)
         with torch.autocast(x.device.type, enabled=False):
-            y = self._conv_forward(x.to(computed), self.weight.to(computed), bias)
+            y: Tensor = self._conv_forward(x.to(computed), self.weight.to(computed), bias)
         return y.to(kept)
 
 
