@@ -1,9 +1,13 @@
 """Bytes: as people write them, as a process uses them, as a backward pass keeps them."""
 
+import ctypes
+import gc
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +69,7 @@ class MemoryGauge:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
+        _give_back_freed()
         try:
             (_PROCESS / "clear_refs").write_text("5")  # Linux: the resident peak starts again
         except OSError:
@@ -89,23 +94,40 @@ def saved_bytes(model: nn.Module, video: Tensor, precision: Precision) -> int:
     Of each storage once; without the weights and the video, which are there in any case.
     """
     own = {_storage(t) for t in (*model.parameters(), *model.buffers(), video)}
-    kept: dict[int, int] = {}
+    kept: WeakSet[_Kept] = WeakSet()  # a graph without a way to a trained weight goes at once
 
-    def keep(tensor: Tensor) -> Tensor:
-        if (storage := _storage(tensor)) not in own:
-            kept[storage] = tensor.untyped_storage().nbytes()
-        return tensor
+    def keep(tensor: Tensor) -> _Kept:
+        entry = _Kept(tensor)
+        kept.add(entry)
+        return entry
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda entry: entry.tensor)
     with hooks, autocast(video.device, precision):
         logits = model(video)
-    del logits  # up to here the graph kept every storage, so that no two shared an address
-    return sum(kept.values())
+    storages = {_storage(e.tensor): e.tensor.untyped_storage().nbytes() for e in kept}
+    del logits  # up to here it keeps the graph
+    return sum(size for storage, size in storages.items() if storage not in own)
+
+
+class _Kept:
+    """A tensor in the graph."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors that share nothing."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _give_back_freed() -> None:
+    """What the allocator keeps of freed memory would count for whoever comes next."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -4,6 +4,7 @@ A batch too large to try (for the memory, or for the user's patience) is not gue
 by the same amount with each clip, and batches of 1 and 2 are measured. Such a figure is marked.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -96,6 +97,8 @@ class Plan:
     """The recipe itself first."""
     splits: tuple[Split, ...]
     """The recipe itself first."""
+    load: float
+    """Processes that wanted a core before the measurements, per core; above 1 they share."""
     reading: Reading | None
     """What reading clips costs, where there are some."""
 
@@ -133,6 +136,7 @@ def make_plan(
         ProbeKilledError: not even one clip could be computed.
     """
     config = config or PlanConfig()
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
     own = _Way("as the recipe says", "", (), recipe)
     options: list[Option] = []
     splits: list[Split] = []
@@ -172,6 +176,7 @@ def make_plan(
         memory_bytes=limit,
         options=tuple(options),
         splits=tuple(splits),
+        load=load,
         reading=reading,
     )
 

@@ -5,7 +5,7 @@ one. The steps are those of `Updater`: forward, backward, clipping, optimiser. T
 of the right shape, and the weights random, since neither changes what a step costs.
 """
 
-import multiprocessing
+import multiprocessing.context
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ class Measurement:
     peak_bytes: int
     """Most memory in use during the steps, everything included."""
     seconds: float
-    """Time of a step, mean of two."""
+    """Time of a step: of two, the one that other work on the machine disturbed less."""
     saved_bytes: int
     """Kept by the forward pass of a batch for its backward pass."""
     gradient_bytes: int
@@ -85,7 +85,7 @@ class Probe:
     """A process with a recipe's model; a context manager."""
 
     def __init__(self, recipe: Recipe, space: LabelSpace) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self._connection, other = context.Pipe()
         threads = torch.get_num_threads()
         arguments = (other, _measured(recipe), space, threads)
@@ -135,6 +135,16 @@ class Probe:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+
+def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext:
+    """How processes start: from one that has imported everything and computed nothing yet, where
+    the system has that, so that each further model takes no seconds to begin."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _measured(recipe: Recipe) -> Recipe:
@@ -214,12 +224,13 @@ class _Steps:
         del video
         updater.update(batches, num_clips, step=0, epoch=0, lr_factor=0.0)
         self.gauge.reset()
-        begin = time.perf_counter()
+        seconds = []
         for step in range(1, STEPS + 1):
+            begin = time.perf_counter()
             updater.update(batches, num_clips, step=step, epoch=0, lr_factor=0.0)
-        if self.gauge.device.type == "cuda":
-            torch.cuda.synchronize(self.gauge.device)
-        seconds = (time.perf_counter() - begin) / STEPS
+            if self.gauge.device.type == "cuda":
+                torch.cuda.synchronize(self.gauge.device)
+            seconds.append(time.perf_counter() - begin)
         parameters = [p for _, p in model.trained_parameters()]
         states = [t for s in updater.optimizer.state.values() for t in s.values()]
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -228,7 +239,7 @@ class _Steps:
             batch_size=batch_size,
             accumulation_steps=accumulation_steps,
             peak_bytes=self.gauge.peak(),
-            seconds=seconds,
+            seconds=min(seconds),
             saved_bytes=saved,
             gradient_bytes=tensor_bytes([*gradients, *states, *average]),
         )

@@ -36,6 +36,9 @@ def plan_text(plan: Plan) -> str:
     ]
     if not all(option.measured for option in plan.options):
         lines += ["* worked out from measured batches of 1 and 2: too large or too slow to try", ""]
+    if plan.load > 1:
+        busy = f"The machine is busy (load {plan.load:.1f} per core): alone, times are shorter."
+        lines += [busy, ""]
     lines += _advice(plan)
     lines += ["", *_memory_lines(plan)]
     if plan.reading is not None:
@@ -61,22 +64,20 @@ def _option_row(option: Option, plan: Plan) -> dict[str, Any]:
 
 
 def _advice(plan: Plan) -> list[str]:
-    first, *others = plan.options
-    if first.fits:
-        lines = ["The recipe fits as it is. For less memory:"]
-    elif plan.fits:
-        lines = [f"The recipe does not fit into {bytes_text(plan.memory_bytes)}. What does:"]
-    else:
+    limit = bytes_text(plan.memory_bytes)
+    if not plan.fits:
         least = min(plan.options, key=lambda option: option.measurement.peak_bytes)
         return [
-            f"Nothing that was tried fits into {bytes_text(plan.memory_bytes)}; the least is "
+            f"Nothing that was tried fits into {limit}; the least is "
             f"{bytes_text(least.measurement.peak_bytes)} ({least.name}, batch {least.batch_size}). "
             "A smaller backbone, resolution or number of frames takes less."
         ]
-    fitting = [option for option in others if option.fits and option.flags]
+    fitting = [option for option in plan.options if option.fits and option.flags]
     width = max((len(option.name) for option in fitting), default=0)
-    lines += [f"  {option.name:{width}}  {' '.join(option.flags)}" for option in fitting]
-    return lines if fitting else lines[:0] or ["The recipe fits as it is."]
+    flags = [f"  {option.name:{width}}  {' '.join(option.flags)}" for option in fitting]
+    if plan.options[0].fits:
+        return ["The recipe fits as it is.", *(["For less memory:", *flags] if flags else [])]
+    return [f"The recipe does not fit into {limit}. What does:", *flags]
 
 
 def _memory_lines(plan: Plan) -> list[str]:
