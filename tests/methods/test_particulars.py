@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stadapter import create_backbone, create_model
 from stadapter.backbones import TokenShape
@@ -311,3 +311,22 @@ def test_settings_on_the_command_line(
     assert run(["info", "--backbone", "tiny", "--num_classes", "3", "--method", *flags]) == 0
     _, trained = make(method).num_parameters()
     assert f"{trained:,}" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_layers_that_are_a_kind_of_linear_are_changed_too() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    backbone = create_backbone("tiny", pretrained=False)
+    for module in backbone.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Doubled
+    bare = create_model(backbone, num_classes=2, method=LinearProbeConfig()).eval()
+    video = clips()
+    expected = bare.features(video)
+    for method in (LoRAConfig(), PeftConfig()):
+        model = create_model(backbone, num_classes=2, method=method).eval()
+        assert model.adapter_set.overrides
+        torch.testing.assert_close(model.features(video), expected)

@@ -41,5 +41,6 @@ def _ending_in(target: str, names: Iterable[str]) -> set[str]:
 def bare(linear: nn.Linear) -> nn.Linear:
     """The same layer with the same parameters, whatever stands in for it or hooks into it."""
     twin = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+    twin.__class__ = type(linear)  # frozen weights may be stored and multiplied in their own way
     twin._parameters = linear._parameters  # the table, not its content: they move together
     return twin
