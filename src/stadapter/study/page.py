@@ -16,9 +16,16 @@ from stadapter.report.page import (
     table,
 )
 from stadapter.study.cost import Cost
-from stadapter.study.figures import Drawn, Material
+from stadapter.study.figures import Drawn
 from stadapter.study.plan import Cell
-from stadapter.study.results import SCORE, CellResult, RunResult, score_of, sees_order
+from stadapter.study.results import (
+    SCORE,
+    CellResult,
+    Material,
+    RunResult,
+    score_of,
+    sees_order,
+)
 
 
 def write_page(
