@@ -118,7 +118,7 @@ def _columns(material: Material) -> list[Column]:
 
     groups = [(group, of(score_of(group), percent)) for group in material.groups]
     return [
-        ("sees order", lambda cell: sees_order(cell.cell) or "not known"),
+        ("sees order", lambda cell: sees_order(cell.cell)),
         ("trained parameters", of("num_trained", lambda x: f"{x:,.0f}")),
         ("file", of("adapter_bytes", size)),
         ("seconds per epoch", of("seconds_per_epoch", lambda x: f"{x:.1f}")),

@@ -31,9 +31,8 @@ SCORE = "score"
 
 
 def sees_order(cell: Cell) -> str:
-    """Whether a method can tell a clip from its reverse: yes, no, or "" where it does not say."""
-    answer: bool | None = getattr(cell.recipe.method, "sees_order", None)
-    return "" if answer is None else "yes" if answer else "no"
+    """Whether the order of a clip's frames can change what the method says: yes or no."""
+    return "yes" if cell.recipe.method.sees_order else "no"
 
 
 def score_of(group: str) -> str:
