@@ -22,7 +22,7 @@ from stadapter.report.charts import confusion_matrix, nice_ticks, shortened
 from stadapter.run import RunFolder
 
 NAMES = ('ärger <b>&"x"', "b", "c")
-VOID = {"meta", "img", "br", "circle", "line", "polyline", "rect"}
+VOID = {"meta", "img", "br", "circle", "line", "polyline", "rect", "input", "source"}
 
 
 class Page(HTMLParser):
@@ -139,9 +139,10 @@ def test_says_what_was_trained_and_how_well(tmp_path, run):
     assert "4 clips scored, 1 broken" in page.text
     assert "no such file & more" in page.text
     assert "torch " in page.text.rpartition("Scored with")[2]
-    assert page.counts["svg"] == 3  # loss, top-1, confusion
-    # Three classes have an example and two clips are wrong; the clip without a file has no frames.
-    assert page.counts["img"] == 4 * (2 + 1)
+    # Loss and top-1; confusion in two orders; calibration and the two keys of its legend.
+    assert page.counts["svg"] == 2 + 2 + 1 + 2
+    # Three classes have an example, two clips are wrong and two right; one of them has no file.
+    assert page.counts["img"] == 4 * 2 + 3
 
 
 def test_is_self_contained(tmp_path, run):
@@ -166,7 +167,7 @@ def test_same_bytes_each_time(tmp_path, run):
 def test_frames_are_those_of_the_test(tmp_path, table):
     run = write_run(tmp_path, table, context={"num_frames": 2, "resolution": [24, 32]})
     page, text = report(tmp_path, {"a": run})
-    assert page.counts["img"] == 2 * (2 + 1)
+    assert page.counts["img"] == 2 * 2 + 3
     assert set(re.findall(r'width="\d+" height="\d+" alt', text)) == {'width="32" height="24" alt'}
 
 
@@ -210,7 +211,7 @@ def test_unusable_predictions_are_noted(tmp_path, table, content):
     run.predictions.unlink() if content is None else run.predictions.write_text(content)
     page, _ = report(tmp_path, {"a": run})
     assert "No clips are shown: predictions.csv" in page.text
-    assert page.counts["svg"] == 3
+    assert page.counts["svg"] == 2 + 2 + 1 + 2
 
 
 def test_empty_folder_gives_a_page_of_notes(tmp_path):
@@ -233,7 +234,7 @@ def test_several_runs_share_charts_and_recall(tmp_path, table, run):
         },
     ]
     page, text = report(tmp_path, {"a": run, "b": better}, results=results)
-    assert page.counts["svg"] == 2 + 2 + 2  # charts, keys of the legend, confusion matrices
+    assert text.count('class="matrix"') == 2 + 1  # where all is right there is one order
     assert text.count("Recall of each class") == 1
     assert "0.03%" in page.text and "1.25 MB" in page.text and "1 min 01 s" in page.text
     assert "trains 387 parameters, 0.03% of 1,223,427" in page.text
@@ -250,15 +251,16 @@ def test_runs_with_other_classes_have_a_recall_table_each(tmp_path, table, run):
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "matrix", "numbers"), [(30, 1, True), (31, 1, False), (101, 0, False)]
+    ("num_classes", "pictures", "numbers"), [(30, 0, True), (31, 0, False), (101, 2, True)]
 )
-def test_many_classes(tmp_path, table, num_classes, matrix, numbers):
+def test_many_classes(tmp_path, num_classes, pictures, numbers):
     names = tuple(f"class {k:03d}" for k in range(num_classes))
     labels = tuple(range(num_classes))
     space = LabelSpace("single_label", (names,))
     many = ClipTable([f"/nowhere/{k}.mp4" for k in labels], labels, space)
     page, text = report(tmp_path, {"a": write_run(tmp_path, many)})
-    assert page.counts["svg"] == 2 + matrix
+    assert text.count('class="matrix"') == (1 if pictures else 2)
+    assert text.count('class="pixels"') == pictures
     assert ('text-anchor="middle">1</text>' in text.partition("Confusion matrix")[2]) == numbers
     assert f"{num_classes - 24} more classes left out" in page.text
     assert f"12 of {num_classes - 2} misclassified clips" in page.text

@@ -23,6 +23,7 @@ from stadapter.model import VideoClassifier
 from stadapter.recipe import Recipe, train_recipe
 from stadapter.train import Trainer
 from stadapter.train.state import read_state
+from stadapter.train.update import Updater
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from kill_runs import kill_and_resume, steps
@@ -48,17 +49,17 @@ def every_step(recipe: Recipe) -> Recipe:
     )
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
+def stop_at(stop: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
     """A real signal during the step of that number, once."""
-    train_step, sent = Trainer.train_step, []
+    update, sent = Updater.update, []
 
-    def step_and_signal(self: Trainer, *arguments: Any) -> Any:
-        if self.step == step and not sent:
+    def update_and_signal(self: Updater, *arguments: Any, step: int, **more: Any) -> Any:
+        if step == stop and not sent:
             sent.append(number)
             signal.raise_signal(number)
-        return train_step(self, *arguments)
+        return update(self, *arguments, step=step, **more)
 
-    monkeypatch.setattr(Trainer, "train_step", step_and_signal)
+    monkeypatch.setattr(Updater, "update", update_and_signal)
 
 
 def test_three_kills_change_nothing(collection: Path, tmp_path: Path) -> None:
@@ -228,16 +229,16 @@ def test_the_average_is_that_of_the_weights_after_each_step(
     collection: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    train_step = Trainer.train_step
+    update = Updater.update
 
-    def note(self: Trainer, *arguments: Any) -> Any:
+    def note(self: Updater, *arguments: Any, step: int, **more: Any) -> Any:
         if not seen:
             seen.append({n: p.detach().clone() for n, p in self.model.trained_parameters()})
-        line = train_step(self, *arguments)
+        line = update(self, *arguments, step=step, **more)
         seen.append({n: p.detach().clone() for n, p in self.model.trained_parameters()})
         return line
 
-    monkeypatch.setattr(Trainer, "train_step", note)
+    monkeypatch.setattr(Updater, "update", note)
     train_recipe(change(recipe, ema_decay=0.8, epochs=1), collection, tmp_path)
     expected = seen[0]
     for weights in seen[1:]:

@@ -245,14 +245,16 @@ def test_flipped_clips_have_the_other_side(labelled: Callable[[str], Path], tmp_
     video = torch.zeros(30, 1, 3, 3, 8, 8, dtype=torch.uint8)
     video[..., 4:] = 255  # bright on the right
     labels, clips = torch.arange(30) % 3, torch.arange(30)
-    shown, targets = made._prepare(Batch(clips, video, labels, (), torch.empty(0)), 1)
+    shown, targets = made.updater.prepare(Batch(clips, video, labels, (), torch.empty(0)), 1, 0, 0)
     mirrored = shown[..., 0].mean((1, 2, 3)) > shown[..., -1].mean((1, 2, 3))
     assert 5 < int(mirrored.sum()) < 25
     expected = torch.where(mirrored, torch.tensor([1, 0, 2])[labels], labels)
     assert torch.equal(targets.argmax(1), expected)
-    again, _ = made._prepare(Batch(clips, video, labels, (), torch.empty(0)), 1)
+    again, _ = made.updater.prepare(Batch(clips, video, labels, (), torch.empty(0)), 1, 0, 0)
     assert torch.equal(again, shown)
-    few, _ = made._prepare(Batch(clips[:7], video[:7], labels[:7], (), torch.empty(0)), 1)
+    few, _ = made.updater.prepare(
+        Batch(clips[:7], video[:7], labels[:7], (), torch.empty(0)), 1, 0, 0
+    )
     assert torch.equal(few, shown[:7])  # whatever the batch
 
 
@@ -260,8 +262,10 @@ def test_a_step_mixes_clips_and_targets(labelled: Callable[[str], Path], tmp_pat
     made = trainer(labelled("verb_noun"), tmp_path, change(RECIPE, mixup=1.0))
     video = torch.randint(256, (6, 1, 3, 3, 8, 8), dtype=torch.uint8)
     labels = torch.tensor([[i % 3, i % 2] for i in range(6)])
-    plain = made.preprocessing.normalize(video[:, 0])
-    shown, targets = made._prepare(Batch(torch.arange(6), video, labels, (), torch.empty(0)), 1)
+    plain = made.updater.preprocessing.normalize(video[:, 0])
+    shown, targets = made.updater.prepare(
+        Batch(torch.arange(6), video, labels, (), torch.empty(0)), 1, 0, 0
+    )
     assert not torch.equal(shown, plain)
     torch.testing.assert_close(targets[:, :3].sum(1), torch.ones(6))
     torch.testing.assert_close(targets[:, 3:].sum(1), torch.ones(6))

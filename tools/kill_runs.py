@@ -29,7 +29,7 @@ method: {name: st_adapter, width: 8, dropout: 0.2}
 resolution: 32
 sampling: {num_frames: 4}
 augment: {flip: auto, rand_augment: 1}
-train: {epochs: 3, lr: 0.1, batch_size: 4, num_workers: 2, device: cpu, seed: 3, mixup: 0.4,
+train: {epochs: 8, lr: 0.1, batch_size: 4, num_workers: 2, device: cpu, seed: 3, mixup: 0.4,
         ema_decay: 0.9, save_every_minutes: 0.01}
 """
 """Settings that draw random numbers in every place where training does."""

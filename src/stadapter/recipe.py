@@ -41,7 +41,7 @@ from stadapter.ranks import Ranks, join_ranks
 from stadapter.report import write_report
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
-from stadapter.train import TrainConfig, Trainer, check_trackers, mirror
+from stadapter.train import TrainConfig, Trainer, check_shard, check_trackers, mirror
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,10 @@ def train_recipe(
     check_trainable(collection, data)
     model, preprocessing = build_model(recipe, collection.space)
     make_task(collection.space).check_smoothing(recipe.train.label_smoothing)
-    check_trackers(recipe.train.trackers)  # refuse before anything is written
+    # Refused before anything is written.
+    check_trackers(recipe.train.trackers)
     ranks = join_ranks(recipe.train.device)
+    check_shard(recipe.train.shard, ranks)
     if ranks.is_main:
         run.prepare(resume=resume, overwrite=overwrite)
         if resume and run.recipe.exists():
@@ -311,14 +313,20 @@ def _title(run: RunFolder) -> str:
     return f"stadapter: {run.path.absolute().name}"
 
 
-def _check_same(recipe: Recipe, run: RunFolder) -> None:
+def changed_settings(recipe: Recipe, run: RunFolder) -> list[str]:
+    """Settings in which a begun run differs, as "train.lr: 0.1 before, 0.2 now"; without those that
+    are `FREE_TO_CHANGE`."""
     before = _flat(yaml.safe_load(run.recipe.read_text(encoding="utf-8")))
     now = _flat(recipe.to_dict())
-    changed = [
+    return [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
     ]
+
+
+def _check_same(recipe: Recipe, run: RunFolder) -> None:
+    changed = changed_settings(recipe, run)
     if changed:
         raise ValueError(
             f"{run.path} was begun with other settings; resume with the same ones, or start anew "

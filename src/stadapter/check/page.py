@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stadapter.check.findings import PROBLEMS, CheckedClip, ClassCount
-from stadapter.report.clips import frame_strip
+from stadapter.report.frames import frame_strip
 from stadapter.report.page import (
     bar,
     document,

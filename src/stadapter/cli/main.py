@@ -1,6 +1,7 @@
 """One verb from the words on the command line; errors become one sentence and an exit code."""
 
 import os
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; what was finished is kept", 130)
     except ArgumentError as error:
-        return _fail(" ".join(str(error).split()), 2)
+        return _fail(_plain(str(error)), 2)
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _fail(str(error), 2)
     except (RuntimeError, ArithmeticError) as error:
@@ -55,6 +56,13 @@ def _fail(sentence: str, code: int) -> int:
     of_rank = "" if RANK == "0" else f" (rank {RANK})"
     print(f"stadapter{of_rank}: {sentence}", file=sys.stderr)
     return code
+
+
+def _plain(message: str) -> str:
+    """What the parser says, with its types in plain words."""
+    message = " ".join(message.split())
+    message = re.sub(r'Parser key "([^"]+)":', r"--\1:", message)
+    return re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]\.", r"must be one of \1.", message)
 
 
 def _overview() -> str:

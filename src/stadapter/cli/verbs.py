@@ -17,7 +17,7 @@ from stadapter.cli.flags import (
     pop_input_flags,
     sampling_of,
 )
-from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_parser
+from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_from, recipe_parser
 from stadapter.cli.recipe_verbs import plan, recipes
 
 
@@ -146,6 +146,33 @@ def _eval(argv: list[str]) -> int:
     return 0
 
 
+def _compare(argv: list[str]) -> int:
+    """runs on the same clips: differences, intervals, who is right where"""
+    from stadapter.compare import compare_runs, comparison_text, write_comparison
+
+    parser = make_parser("compare", "Scored runs beside each other; the first is the baseline.")
+    parser.add_argument("runs", type=str, nargs="+", help="Run folders, at least two.")
+    parser.add_argument(
+        "--common",
+        action="store_true",
+        help="Where the runs were scored on different clips, compare those that all scored.",
+    )
+    parser.add_argument("--out", type=str | None, help="HTML file to write, with plots and clips.")
+    parser.add_argument("--format", choices=["table", "json", "csv"], default="table")
+    parser.add_argument("--resamples", type=int | None, help="Of the bootstrap; default 1000.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the resamples.")
+    settings = parser.parse_args(argv)
+    comparison = compare_runs(
+        settings.runs, common=settings.common, resamples=settings.resamples, seed=settings.seed
+    )
+    if settings.out is not None:
+        write_comparison(comparison, Path(settings.out))
+    print(comparison_text(comparison, settings.format), end="")
+    if settings.out is not None and settings.format == "table":
+        print(f"written: {settings.out}")
+    return 0
+
+
 def _predict(argv: list[str]) -> int:
     """label files and folders of videos"""
     from stadapter.predict import Predictor
@@ -189,6 +216,55 @@ def _predict(argv: list[str]) -> int:
     return 1 if len(unread) == len(predictions) else 0
 
 
+def _visualize(argv: list[str]) -> int:
+    """draw where the frozen and the adapted model look in a clip"""
+    from stadapter.data import VideoError
+    from stadapter.visualize import ENDINGS, VisualizeConfig, visualize
+    from stadapter.visualize.words import summary
+
+    parser = make_parser(
+        "visualize", "Attention before and after adaptation, over the frames of a clip."
+    )
+    parser.add_argument("run", type=str, help="Run folder.")
+    parser.add_argument("clip", type=str, help="Video file.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help=f"File to write, ending with {', '.join(ENDINGS)}; default: CLIP-attention.html here.",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file in --out.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
+    add_input_flags(parser)
+    parser.add_argument(
+        "--rollout",
+        action="store_true",
+        help="Attention followed through all blocks up to the chosen one (arXiv 2005.00928).",
+    )
+    parser.add_class_arguments(VisualizeConfig, as_group=False, skip={"rollout"})
+    settings = parser.parse_args(argv).as_dict()
+    run, clip, out = settings.pop("run"), settings.pop("clip"), settings.pop("out")
+    overwrite, device = settings.pop("overwrite"), settings.pop("device")
+    weights, frames, resolution = pop_input_flags(settings)
+    config = VisualizeConfig(**settings)
+    out = out or f"{Path(clip).stem}-attention.html"
+    try:
+        shown = visualize(
+            run,
+            clip,
+            out,
+            config,
+            overwrite=overwrite,
+            backbone_weights=weights,
+            sampling=sampling_of(run, frames),
+            resolution=resolution,
+            device=device,
+        )
+    except VideoError as error:
+        raise UsageError(str(error)) from error
+    print(f"{summary(shown)}\nwritten: {out}")
+    return 0
+
+
 def _check(argv: list[str]) -> int:
     """look all clips over: damage, duplicates, leaks between splits, classes"""
     from stadapter.check.collection import CheckConfig, check_collection
@@ -207,6 +283,31 @@ def _check(argv: list[str]) -> int:
     result = check_collection(data, out, CheckConfig(**settings), reading=reading)
     print(result.summary())
     return 0 if result.sound else 1
+
+
+def _study(argv: list[str]) -> int:
+    """a grid of runs: methods, fractions, ablations; tables and figures"""
+    from stadapter.study import find_study, run_study
+
+    parser = make_parser("study", "Methods compared on one collection; resumes run by run.")
+    parser.add_argument("study", type=str, help="YAML of the study, or one of ours: quick, paper.")
+    parser.add_argument("--out", type=str, default="study-run", help="Folder to write.")
+    parser.add_argument("--resume", action="store_true", help="Go on with the study in --out.")
+    parser.add_argument("--data", type=str | None, help="Clips, instead of those it names.")
+    parser.add_argument("--backbone_weights", type=str | None, help="Local file for all runs.")
+    parser.add_argument("--num_processes", type=int | None, help="Runs at a time.")
+    settings = parser.parse_args(argv)
+    study, text = find_study(settings.study)
+    study = study.with_flags(
+        data=settings.data,
+        backbone_weights=settings.backbone_weights,
+        num_processes=settings.num_processes,
+    )
+    outcome = run_study(
+        study, Path(settings.out), text=text, parse=recipe_from, resume=settings.resume
+    )
+    print(outcome.summary())
+    return 1 if outcome.failed else 0
 
 
 def _info(argv: list[str]) -> int:
@@ -304,8 +405,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "prepare": _prepare,
     "train": _train,
     "eval": _eval,
+    "compare": _compare,
     "predict": _predict,
+    "visualize": _visualize,
     "check": _check,
+    "study": _study,
     "info": _info,
     "plan": plan,
     "recipes": recipes,

@@ -1,7 +1,7 @@
 """Real training steps on made-up clips, in a process of their own, whose memory is thus theirs.
 
 A fresh process per model: what an earlier one left behind in the allocator would count for a later
-one. The steps are those of `Trainer`: forward, backward, clipping, optimiser. The clips are noise
+one. The steps are those of `Updater`: forward, backward, clipping, optimiser. The clips are noise
 of the right shape, and the weights random, since neither changes what a step costs.
 """
 
@@ -10,8 +10,6 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -21,13 +19,10 @@ from numpy.typing import NDArray
 
 from stadapter.data import Batch, ClipTable, LabelSpace, Preprocessing
 from stadapter.device import device_name, pick_device
-from stadapter.evaluate import Scores
-from stadapter.model import VideoClassifier
 from stadapter.plan.memory import MemoryGauge, free_memory, saved_bytes, tensor_bytes
 from stadapter.ranks import Ranks
 from stadapter.recipe import Recipe, build_model
-from stadapter.run import RunFolder
-from stadapter.train import Trainer
+from stadapter.train import Updater, mirror
 
 STEPS = 2
 """Steps that are measured, after one that is not."""
@@ -165,24 +160,23 @@ def _serve(connection: Connection, recipe: Recipe, space: LabelSpace, threads: i
     """What the process does: answer with the facts, then a measurement per question."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     torch.set_num_threads(threads)
-    with TemporaryDirectory() as folder:
-        try:
-            steps = _Steps(recipe, space, RunFolder(Path(folder)))
-            connection.send(steps.facts)
-            while True:
-                try:
-                    question = connection.recv()
-                except EOFError:
-                    return
-                connection.send(steps.measure(*question))
-        except ERRORS as error:
-            connection.send(error)
+    try:
+        steps = _Steps(recipe, space)
+        connection.send(steps.facts)
+        while True:
+            try:
+                question = connection.recv()
+            except EOFError:
+                return
+            connection.send(steps.measure(*question))
+    except ERRORS as error:
+        connection.send(error)
 
 
 class _Steps:
-    """The trainer that is measured."""
+    """The training that is measured."""
 
-    def __init__(self, recipe: Recipe, space: LabelSpace, run: RunFolder) -> None:
+    def __init__(self, recipe: Recipe, space: LabelSpace) -> None:
         device = pick_device(recipe.train.device)
         self.gauge = MemoryGauge(device)
         free = free_memory(device) + self.gauge.now()
@@ -190,16 +184,14 @@ class _Steps:
         model, preprocessing = build_model(recipe, space)
         macs = model.count_macs(recipe.sampling.num_frames, preprocessing.resolution)
         self.table = _made_up_table(space)
-        self.trainer = Trainer(
+        self.updater = Updater(
             model,
             self.table,
             config=recipe.train,
-            sampling=recipe.sampling,
+            blank=(1, recipe.sampling.num_frames, 3, *preprocessing.resolution),
             preprocessing=preprocessing,
-            augment=recipe.augment,
-            run=run,
+            mirror=mirror(recipe.augment, space),
             ranks=Ranks(0, 1, device),
-            validate=_no_validation,
         )
         total, trained = model.num_parameters()
         weights = tensor_bytes([*model.parameters(), *model.buffers()])
@@ -216,7 +208,7 @@ class _Steps:
         )
 
     def measure(self, batch_size: int, accumulation_steps: int) -> Measurement:
-        trainer, model = self.trainer, self.trainer.model
+        updater, model = self.updater, self.updater.model
         batches = [self._batch(batch_size)] * accumulation_steps
         num_clips = batch_size * accumulation_steps
         model.train()
@@ -227,22 +219,22 @@ class _Steps:
             *self.facts.preprocessing.resolution,
             device=self.gauge.device,
         )
-        trainer.optimizer.zero_grad()
+        updater.optimizer.zero_grad()
         saved = saved_bytes(model, video, self.recipe.train.precision)
         del video
-        trainer.train_step(batches, num_clips)
+        updater.update(batches, num_clips, step=0, epoch=0, lr_factor=0.0)
         self.gauge.reset()
         seconds = []
-        for _ in range(STEPS):
+        for step in range(1, STEPS + 1):
             begin = time.perf_counter()
-            trainer.train_step(batches, num_clips)
+            updater.update(batches, num_clips, step=step, epoch=0, lr_factor=0.0)
             if self.gauge.device.type == "cuda":
                 torch.cuda.synchronize(self.gauge.device)
             seconds.append(time.perf_counter() - begin)
         parameters = [p for _, p in model.trained_parameters()]
-        states = [t for s in trainer.optimizer.state.values() for t in s.values()]
+        states = [t for s in updater.optimizer.state.values() for t in s.values()]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        average = trainer.average.tensors.values() if trainer.average else ()
+        average = updater.average.tensors.values() if updater.average else ()
         return Measurement(
             batch_size=batch_size,
             accumulation_steps=accumulation_steps,
@@ -275,7 +267,3 @@ def _made_up_table(space: LabelSpace) -> ClipTable:
     elif space.task == "verb_noun":
         labels = np.stack(columns, axis=1)
     return ClipTable([f"/made-up/{i}.mp4" for i in range(n)], labels, space)
-
-
-def _no_validation(model: VideoClassifier) -> Scores:
-    raise AssertionError("a probe trains single steps")

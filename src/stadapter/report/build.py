@@ -8,8 +8,9 @@ from stadapter.atomic import write_text
 from stadapter.data import LabelSpace
 from stadapter.data.labels import VOCABULARIES
 from stadapter.report.charts import Series, legend, line_chart
-from stadapter.report.clips import class_examples, make_strips
+from stadapter.report.clips import class_examples
 from stadapter.report.details import run_details
+from stadapter.report.frames import Frames
 from stadapter.report.page import (
     bar,
     document,
@@ -49,15 +50,15 @@ def write_report(
     if not runs:
         raise ValueError("a report needs at least one run")
     records = [read_run(name, folder) for name, folder in runs.items()]
-    strip = make_strips()
+    frames = Frames()
     groups = _same_classes(records)
     sections = [
         _head(title, records, results),
         _results_table(results),
         _curves(records),
         *(_class_scores(group) for group in groups),
-        *(class_examples(group, strip) for group in groups),
-        *(run_details(run, strip, i, alone=len(runs) == 1) for i, run in enumerate(records)),
+        *(class_examples(group, frames) for group in groups),
+        *(run_details(run, frames, i, alone=len(runs) == 1) for i, run in enumerate(records)),
         _versions(records),
     ]
     write_text(out, document(title, "\n".join(section for section in sections if section)))
@@ -260,8 +261,10 @@ def _class_scores(group: Sequence[RunRecord]) -> str:
     first, scores = group[0], [run.class_scores() for run in group]
     exclusive = first.task.exclusive
     score = "Recall" if exclusive else "Average precision"
+    precise = exclusive and len(group) == 1
     meaning = (
-        "The share of a class's clips that are recognised as that class."
+        "Recall: the share of a class's clips that are recognised as that class."
+        + " Precision: the share of clips recognised as the class that are of it." * precise
         if exclusive
         else "How well the scores of a class rank its clips above the others: 100% if above all."
     )
@@ -270,20 +273,30 @@ def _class_scores(group: Sequence[RunRecord]) -> str:
     for kind, names in kinds:
         if not all(kind in found for found in scores):
             continue
+        many = len(names) > 30
+        order = list(range(len(names)))
+        if many:  # those that need a look come first; those without clips last
+            values = [2.0 if value is None else value for _, value in scores[0][kind]]
+            order.sort(key=values.__getitem__)
+        precisions = first.precisions(kind)
         rows = [
             [
-                escape(name),
+                escape(names[k]),
                 f"{scores[0][kind][k][0]:,}",
                 *(bar(found[kind][k][1]) for found in scores),
+                *([bar(precisions[k], none="never predicted")] if precise else []),
             ]
-            for k, name in enumerate(names)
+            for k in order
         ]
         word = "class" if kind == "label" else kind
         header = [word.capitalize(), "Clips"]
         header += [run.name if len(group) > 1 else score for run in group]
-        columns = ["", "num", *["bar"] * len(group)]
-        box = table(header, rows, kinds=columns, tall=len(names) > 30)
-        parts.append(f"<h2>{score} of each {word}</h2><p>{meaning}</p>{box}")
+        header += ["Precision"] if precise else []
+        columns = ["", "num", *["bar"] * (len(group) + precise)]
+        box = table(header, rows, kinds=columns, tall=many)
+        first_run = f" of {escape(first.name)}" if len(group) > 1 else ""
+        sorting = f" The lowest{first_run} come first." if many else ""
+        parts.append(f"<h2>{score} of each {word}</h2><p>{meaning}{sorting}</p>{box}")
     return "".join(parts)
 
 

@@ -147,38 +147,51 @@ def same_decimals(values: Sequence[float]) -> list[str]:
     return [f"{value:.{most}f}" for value in values]
 
 
-def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+def confusion_matrix(
+    counts: Sequence[Sequence[int]], names: Sequence[str], columns: Sequence[str] | None = None
+) -> str:
     """True classes down, predictions across; colour is the share of the row, text the count.
 
-    Above 30 classes the cells are small and carry no text; every cell has a tooltip.
+    Above 30 classes the cells are small and carry no text; every cell has a tooltip. `columns` are
+    the names across where they are not the same as down.
     """
+    columns = names if columns is None else columns
     K = len(names)
     cell, font = (34, 12) if K <= 15 else (26, 11) if K <= 30 else (11, 9)
-    shown = [shortened(name, 26) for name in names]
-    margin = math.ceil(max(map(text_width, shown)) * font * 0.56) + 12
-    side = K * cell
-    size = margin + side + 1
+    longest = max(text_width(shortened(name, 26)) for name in (*names, *columns))
+    margin = math.ceil(longest * font * 0.56) + 12
+    across, down = len(columns) * cell, K * cell
+    width, height = margin + across + 1, margin + down + 1
     parts = [
-        f'<svg class="matrix" width="{size}" height="{size}" viewBox="0 0 {size} {size}" '
+        f'<svg class="matrix" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'font-size="{font}" role="img" aria-label="Confusion matrix of {K} classes">'
-        f'<rect class="field" x="{margin}" y="{margin}" width="{side}" height="{side}"/>'
+        f'<rect class="field" x="{margin}" y="{margin}" width="{across}" height="{down}"/>'
     ]
-    for k in range(K):
-        middle = margin + k * cell + cell / 2
-        name = f"<title>{escape(names[k])}</title>{escape(shown[k])}"
+    for k, name in enumerate(names):
+        middle = margin + k * cell + cell / 2 + font * 0.35
         parts.append(
-            f'<text x="{margin - 8}" y="{middle + font * 0.35:.1f}" text-anchor="end">{name}</text>'
-            f'<text transform="translate({middle + font * 0.35:.1f} {margin - 8}) rotate(-90)">'
-            f"{name}</text>"
+            f'<text x="{margin - 8}" y="{middle:.1f}" text-anchor="end">{_short(name)}</text>'
+        )
+    for k, name in enumerate(columns):
+        middle = margin + k * cell + cell / 2 + font * 0.35
+        parts.append(
+            f'<text transform="translate({middle:.1f} {margin - 8}) rotate(-90)">{_short(name)}'
+            "</text>"
         )
     for i, row in enumerate(counts):
         total = sum(row)
         for j, count in enumerate(row):
             if count:
                 place = (margin + j * cell, margin + i * cell)
-                tip = f"{names[i]}, predicted {names[j]}: {count} of {total} ({count / total:.1%})"
+                tip = (
+                    f"{names[i]}, predicted {columns[j]}: {count} of {total} ({count / total:.1%})"
+                )
                 parts.append(_cell(place, cell, count / total, str(count) if K <= 30 else "", tip))
     return "".join(parts) + "</svg>"
+
+
+def _short(name: str) -> str:
+    return f"<title>{escape(name)}</title>{escape(shortened(name, 26))}"
 
 
 def _cell(place: tuple[int, int], cell: int, share: float, text: str, tip: str) -> str:

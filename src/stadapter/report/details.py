@@ -1,17 +1,19 @@
 """One run by itself: settings of its test, confusions, worst clips, unreadable files, recipe."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stadapter.data.labels import VOCABULARIES
-from stadapter.report.charts import confusion_matrix
-from stadapter.report.clips import Strip, worst_clips
+from stadapter.report.clips import worst_and_best
+from stadapter.report.confusions import confusion_section
+from stadapter.report.frames import Frames
 from stadapter.report.page import duration, escape, facts, note, percent, plural, size, table
 from stadapter.report.record import RunRecord, number
+from stadapter.report.scores import calibration_section, group_tables, numbers_table
+from stadapter.report.seen import what_it_was_given
 from stadapter.tasks import TASKS
 
-MAX_MATRIX = 100
-"""Classes up to which the confusion matrix is drawn."""
 MAX_LISTED = 200
 """Unreadable files listed."""
 
@@ -25,26 +27,36 @@ _NAMES = {
     "precision": "Precision",
     "selected": "Weights of",
     "flip": "Flips",
+    "seed": "Seed of the training",
+    "num_salvaged": "Salvaged clips",
+    "waited_for_data": "Waited for clips",
 }
+_KINDS = ("", *(f"{kind}_" for kind in VOCABULARIES["verb_noun"]))
 _NOT_SETTINGS = frozenset(
     [
         *("num_clips", "num_broken", "broken", "broken_train", "class_names", "label_space"),
         *("clip_list_sha256", "average_precision", "clips_per_class", "seconds", "versions"),
+        *("by_duration", "by_source"),
+        *(f"{kind}{name}_per_class" for kind in _KINDS for name in ("recall", "precision")),
         *(name for task in TASKS.values() for name in (*task.numbers, *task.matrices.values())),
         *(f"{name}_interval95" for task in TASKS.values() for name in task.numbers),
     ]
 )
 
 
-def run_details(run: RunRecord, strip: Strip, index: int, *, alone: bool) -> str:
+def run_details(run: RunRecord, frames: Frames, index: int, *, alone: bool) -> str:
     """The section of run number `index`; `alone` when the page is about this run only."""
     heading = "Details" if alone else escape(run.name)
     parts = [
         f'<h2 id="run{index}">{heading}</h2>',
         *(note(text) for text in run.notes),
         _facts(run, alone=alone),
-        *(_confusion(run, kind) for kind in run.confusions),
-        worst_clips(run, strip),
+        numbers_table(run),
+        *(confusion_section(run, kind, f"order{index}-{kind}") for kind in run.confusions),
+        calibration_section(run),
+        group_tables(run),
+        worst_and_best(run, frames),
+        what_it_was_given(run),
         _broken(run),
     ]
     if run.recipe:
@@ -74,14 +86,27 @@ def _facts(run: RunRecord, *, alone: bool) -> str:
     if run.num_trained is not None and run.file_bytes is not None and not alone:
         entries.append(("Trained parameters", f"{run.num_trained:,}"))
         entries.append(("Adapter file", size(run.file_bytes)))
-    if "clip_list_sha256" in metrics:
-        entries.append(("Clip list", f"<code>{escape(metrics['clip_list_sha256'])[:12]}</code>"))
+    entries += [(name, f"<code>{escape(text[:12])}</code>") for name, text in _hashes(metrics)]
     return facts(entries) if entries else ""
+
+
+def _hashes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What says which clips and which weights were scored, as far as it is known."""
+    checkpoint = metrics.get("checkpoint")
+    known = checkpoint if isinstance(checkpoint, dict) else {}
+    found = [
+        ("Clip list", metrics.get("clip_list_sha256")),
+        ("Adapter file's SHA-256", known.get("adapter_sha256")),
+        ("Backbone's fingerprint", known.get("backbone_fingerprint")),
+    ]
+    return [(name, text) for name, text in found if isinstance(text, str)]
 
 
 def _context_value(key: str, value: Any) -> str:
     if key == "resolution" and isinstance(value, list):
         return " × ".join(map(str, value))
+    if key == "waited_for_data" and number(value) is not None:
+        return percent(value)
     if key == "frame_stride" and value is None:
         return "uniform over the video"
     if isinstance(value, list):
@@ -92,34 +117,6 @@ def _context_value(key: str, value: Any) -> str:
 def _word(kind: str) -> str:
     """What a class of this vocabulary is called."""
     return "class" if kind == "label" else kind
-
-
-def _confusion(run: RunRecord, kind: str) -> str:
-    confusion = run.confusions[kind]
-    vocabularies = zip(VOCABULARIES[run.space.task], run.space.vocabularies, strict=True)
-    names, of = dict(vocabularies)[kind], "" if kind == "label" else f" of {kind}s"
-    pairs = sorted(
-        (-count, i, j)
-        for i, row in enumerate(confusion)
-        for j, count in enumerate(row)
-        if count and i != j
-    )
-    matrix, most = "", 30
-    if len(names) <= MAX_MATRIX:
-        picture = confusion_matrix(confusion, names)
-        matrix = (
-            "<p>True classes down, predictions across; numbers are clips, colour is the share of "
-            f'the row.</p><div class="scroll pad" tabindex="0">{picture}</div>'
-        )
-        most = 6
-    rows = [
-        [escape(names[i]), escape(names[j]), f"{-n:,}", percent(-n / sum(confusion[i]))]
-        for n, i, j in pairs[:most]
-    ]
-    word = _word(kind)
-    header = [f"True {word}", "Predicted as", "Clips", f"Of the {word}"]
-    box = table(header, rows, kinds=["", "", "num", "num"]) if rows else "<p>None.</p>"
-    return f"<h3>Confusion{of}</h3>{matrix}<h3>Most confused pairs{of}</h3>{box}"
 
 
 def _broken(run: RunRecord) -> str:

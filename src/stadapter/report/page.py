@@ -72,8 +72,43 @@ svg text { fill: var(--text); font-family: inherit; }
 svg.matrix { display: block; margin: 0 auto; }
 .matrix .field { fill: none; stroke: var(--line); }
 .matrix .cell { fill: var(--accent); }
-.matrix .middle { fill: var(--middle); }
+.matrix .apart { margin-top: 16px; }
+.middle { fill: var(--middle); }
 .matrix .high { fill: var(--on-accent); }
+img.pixels { display: block; margin: 0 auto; width: 640px; max-width: none; height: auto;
+  image-rendering: pixelated; outline: 1px solid var(--line); }
+.choice > input { position: absolute; opacity: 0; pointer-events: none; }
+.choice > .of { font-size: 14px; color: var(--muted); margin-right: 10px; }
+.choice > label { display: inline-block; font-size: 14px; padding: 4px 12px; margin: 0 4px 10px 0;
+  border: 1px solid var(--line); border-radius: 999px; background: var(--card); cursor: pointer; }
+.choice > input:checked + label { background: var(--accent); color: var(--on-accent);
+  border-color: var(--accent); }
+.choice > input:focus-visible + label { outline: 2px solid var(--accent); outline-offset: 2px; }
+.choice > .option { display: none; }
+.choice > input:nth-of-type(1):checked ~ .option:nth-of-type(1),
+.choice > input:nth-of-type(2):checked ~ .option:nth-of-type(2),
+.choice > input:nth-of-type(3):checked ~ .option:nth-of-type(3) { display: block; }
+.apart { margin-top: 16px; }
+.middle { max-width: 640px; margin: 0 auto; }
+svg.square { max-width: 376px; margin: 8px auto 0; }
+.ideal { stroke: var(--muted); stroke-dasharray: 2 4; }
+.thin { fill: none; stroke-width: 1.5; opacity: .7; }
+.ring { fill: var(--card); stroke-width: 2; }
+.zero { stroke: var(--muted); }
+.span { stroke-width: 3; stroke-linecap: round; stroke: var(--muted); }
+.same circle { fill: var(--muted); }
+.better circle { fill: var(--s2); }
+.better .span { stroke: var(--s2); }
+.worse circle { fill: var(--s1); }
+.worse .span { stroke: var(--s1); }
+.thumbs { display: grid; gap: 16px; margin: 16px 0 0; padding: 0; list-style: none;
+  grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.thumbs li { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  overflow: hidden; min-width: 0; }
+.thumbs img { display: block; width: 100%; height: auto; background: var(--line); }
+.thumbs .what { font-size: 13px; line-height: 1.45; padding: 8px 12px 12px; }
+.thumbs b { font-weight: 600; }
+.thumbs .note { margin: 0; border-radius: 0; font-size: 13px; }
 .facts { display: grid; gap: 12px 24px; margin: 16px 0;
   grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); }
 .facts dt { font-size: 13px; color: var(--muted); }
@@ -99,6 +134,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   .strip { grid-template-columns: repeat(var(--few), minmax(0, 96px)); }
   .tiles { grid-template-columns: minmax(0, 1fr); gap: 12px; }
   .charts { grid-template-columns: minmax(0, 1fr); }
+  .thumbs { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; }
   .card { padding: 12px; }
   td.bar { min-width: 120px; }
   .facts { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }
@@ -106,7 +142,10 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   th, td { padding: 8px 10px; }
 }
 @media (max-width: 480px) { .tick { font-size: 16px; } }
-@media print { .scroll, .scroll.tall { overflow: visible; max-height: none; } }
+@media print {
+  .choice > .option { display: block; }
+  .scroll, .scroll.tall { overflow: visible; max-height: none; }
+}
 """
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -117,13 +156,13 @@ def escape(value: Any) -> str:
     return _escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def document(title: str, body: str) -> str:
-    """The whole page; `body` is HTML."""
+def document(title: str, body: str, *, style: str = "") -> str:
+    """The whole page; `body` is HTML, `style` are rules of this page beside the common ones."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -157,13 +196,33 @@ def table(
     )
 
 
-def bar(share: float | None) -> str:
-    """A bar from 0 to 100% with its number; a dash for None."""
+def bar(share: float | None, *, none: str = "no clips") -> str:
+    """A bar from 0 to 100% with its number; `none` for None."""
     if share is None:
-        return '<div><span class="small">no clips</span></div>'
+        return f'<div><span class="small">{escape(none)}</span></div>'
     return (
         f'<div><span class="track"><span class="fill" style="width:{100 * share:.1f}%"></span>'
         f'</span><span class="share">{percent(share)}</span></div>'
+    )
+
+
+def choice(name: str, of: str, options: Sequence[tuple[str, str]]) -> str:
+    """One of several contents at a time, the first to begin with; needs no script.
+
+    Args:
+        name: unique on the page.
+        of: what is chosen, as text.
+        options: title (text) and content (HTML) of two or three.
+    """
+    buttons = "".join(
+        f'<input type="radio" name="{name}" id="{name}-{i}"{"" if i else " checked"}>'
+        f'<label for="{name}-{i}">{escape(title)}</label>'
+        for i, (title, _) in enumerate(options)
+    )
+    contents = "".join(f'<div class="option">{content}</div>' for _, content in options)
+    return (
+        f'<div class="choice" role="group" aria-label="{escape(of)}"><span class="of">{escape(of)}'
+        f"</span>{buttons}{contents}</div>"
     )
 
 

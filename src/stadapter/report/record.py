@@ -34,6 +34,16 @@ class ScoredClip:
     """Probability of the prediction."""
     label_score: float
     """Probability of the true label."""
+    start: float | None = None
+    """Where the clip starts in its file, seconds."""
+    end: float | None = None
+    """Where it ends."""
+
+    @property
+    def window(self) -> dict[str, float]:
+        """`start` and `end`, as far as the clip has them."""
+        times = {"start": self.start, "end": self.end}
+        return {name: time for name, time in times.items() if time is not None}
 
     @property
     def correct(self) -> bool:
@@ -121,6 +131,14 @@ class RunRecord:
             found["label"] = [(int(number(n) or 0), number(score)) for n, score in pairs]
         return found
 
+    def precisions(self, kind: str) -> list[float | None]:
+        """Precision of each class of a vocabulary, None where it was never predicted; empty if the
+        vocabulary has no confusion matrix."""
+        columns = zip(*self.confusions.get(kind, []), strict=True)
+        return [
+            column[k] / sum(column) if sum(column) else None for k, column in enumerate(columns)
+        ]
+
 
 def best_run(runs: Sequence[RunRecord]) -> RunRecord:
     """The run with the highest score; the first of equals."""
@@ -202,6 +220,8 @@ def _scored_clip(row: Mapping[str, str]) -> ScoredClip:
         prediction=row["prediction"],
         score=float(row["score"]),
         label_score=float(row["label_score"]),
+        start=float(row["start"]) if row.get("start") else None,
+        end=float(row["end"]) if row.get("end") else None,
     )
 
 

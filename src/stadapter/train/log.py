@@ -64,9 +64,11 @@ def check_trackers(trackers: tuple[TrackerName, ...]) -> None:
 
 
 def _connect(name: TrackerName, run: RunFolder) -> Any:
+    from accelerate import PartialState
     from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
     check_trackers((name,))
+    PartialState()  # the trackers ask it which process this is
     title = run.path.absolute().name
     if name == "tensorboard":
         tracker = TensorBoardTracker(run.events.name, str(run.path))

@@ -5,9 +5,6 @@ AdamW on what the method declares as trained, linear warm-up and cosine to zero,
 about video files, methods or what labels mean. What a run needs to go on after an interruption is
 in `State`; together with clips that depend on (seed, epoch, clip) and mixing that depends on (seed,
 step) alone, a resumed run repeats the uninterrupted one.
-
-Over several ranks a step has the clips that one process with as many times the batch would have,
-and its loss is the mean over all of them, however many of each rank's could be read.
 """
 
 import math
@@ -34,14 +31,12 @@ from stadapter.data import (
     SamplingConfig,
     TrainReader,
     collate,
-    draw_mixing,
-    flipped_clips,
     make_loader,
     merge_broken,
     naming_killed_workers,
     write_broken,
 )
-from stadapter.device import autocast, default_num_workers
+from stadapter.device import default_num_workers
 from stadapter.evaluate import Scores
 from stadapter.interrupt import Signals, Terminated, caught_signals
 from stadapter.model import VideoClassifier
@@ -51,9 +46,9 @@ from stadapter.run import RunFolder
 from stadapter.tasks import make_task
 from stadapter.train.config import TrainConfig
 from stadapter.train.log import RunLog
-from stadapter.train.optimizer import Average, lr_schedule, parameter_groups
-from stadapter.train.parallel import ParallelModel, like, whole, whole_tree
+from stadapter.train.optimizer import lr_schedule
 from stadapter.train.state import State, read_state, write_state
+from stadapter.train.update import Updater
 
 WAITING_HINT = 0.2
 """Share of the time that the model may wait for clips before the run says what helps."""
@@ -92,23 +87,22 @@ class Trainer:
         self.task.check_smoothing(config.label_smoothing)
         self.ranks = ranks = ranks or join_ranks(config.device)
         self.model = model
-        self.model.checkpoint_every = config.checkpoint_every
         self.table = table
         self.config = config
-        self.sampling = sampling
-        self.preprocessing = preprocessing
         self.folder = run
         self.validate = validate
         self.state = State()
         self.mirror = mirror(augment, self.task.space)
-        self.parallel = ParallelModel(model, ranks, shard=config.shard, compiled=config.compile)
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, config))
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
-        self.average = None if config.ema_decay is None else Average(model, config.ema_decay)
+        self.updater = Updater(
+            model,
+            table,
+            config=config,
+            blank=(1, sampling.num_frames, 3, *preprocessing.resolution),
+            preprocessing=preprocessing,
+            mirror=self.mirror,
+            ranks=ranks,
+        )
         labels = torch.as_tensor(table.labels)
-        self.class_weights = None
-        if config.balance == "loss":
-            self.class_weights = self.task.class_weights(labels).to(ranks.device)
         self.sampler = EpochSampler(
             len(table),
             shuffle=True,
@@ -205,7 +199,13 @@ class Trainer:
             num_clips = self._count(batches)
             line: dict[str, Any] = {"step": self.step, "epoch": state.epoch}
             if num_clips:
-                line |= self.train_step(batches, num_clips)
+                line |= self.updater.update(
+                    batches,
+                    num_clips,
+                    step=self.step,
+                    epoch=state.epoch,
+                    lr_factor=lr_schedule(self.step, self.steps_per_epoch, config),
+                )
                 state.loss_sum += line["loss"]
                 state.loss_count += 1
             state.step_in_epoch += 1
@@ -259,91 +259,6 @@ class Trainer:
             self.limit.check(self.state.broken.values())
         return int(total)
 
-    def train_step(self, batches: list[Batch], num_clips: int) -> dict[str, float]:
-        """One step on this rank's batches, of `num_clips` on all ranks; what it logs."""
-        config = self.config
-        scale = lr_schedule(self.step, self.steps_per_epoch, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * scale * self.ranks.num_ranks
-        self.optimizer.zero_grad()
-        own = 0.0
-        for number, batch in enumerate(batches, start=1):
-            if not len(batch.clips) and self.ranks.num_ranks == 1:
-                continue
-            with self.parallel.gradients(exchanged=number == len(batches)):
-                loss = self._loss(batch, number) * (
-                    len(batch.clips) * self.ranks.num_ranks / num_clips
-                )
-                own += loss.item()
-                torch.autograd.backward(self.scaler.scale(loss))
-        [value] = self.ranks.sum(own / self.ranks.num_ranks)
-        self._check_finite("loss", value, batches)
-        self.scaler.unscale_(self.optimizer)
-        norm = whole(
-            torch.nn.utils.clip_grad_norm_(
-                [p for _, p in self.model.trained_parameters()], config.clip_grad_norm or math.inf
-            )
-        ).item()
-        if not self.scaler.is_enabled():  # a scaled loss overflows now and then; skipped below
-            self._check_finite("gradient", norm, batches)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update()
-        line = {"loss": round(value, 6), "lr": self.optimizer.param_groups[0]["lr"]}
-        if math.isfinite(norm):
-            line["grad_norm"] = round(norm, 6)
-        if self.scaler.is_enabled():
-            line["loss_scale"] = self.scaler.get_scale()
-        return line
-
-    def _loss(self, batch: Batch, number: int) -> Tensor:
-        """Mean loss of one batch, the `number`th of its step; 0 if it has no clips."""
-        device, config = self.ranks.device, self.config
-        if not len(batch.clips):
-            shape = (1, self.sampling.num_frames, 3, *self.preprocessing.resolution)
-            logits: Tensor = self.parallel.forward(torch.zeros(shape, device=device))
-            return logits.float().sum() * 0
-        video, targets = self._prepare(batch, number)
-        with autocast(device, config.precision):
-            logits = self.parallel.forward(video)
-        return self.task.loss(
-            logits.float(),
-            targets,
-            smoothing=config.label_smoothing,
-            class_weights=self.class_weights,
-        )
-
-    def _prepare(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
-        """To the device, flipped, normalised and mixed: float (B, T, C, H, W), targets (B, K)."""
-        config, device = self.config, self.ranks.device
-        video = batch.video[:, 0].to(device, non_blocking=True)
-        targets = self.task.targets(batch.labels.to(device))
-        if self.mirror is not None:
-            chosen = flipped_clips(batch.clips.tolist(), seed=config.seed, epoch=self.state.epoch)
-            targets, flipped = self.mirror.flip(targets, chosen)
-            video = torch.where(flipped[:, None, None, None, None], video.flip(-1), video)
-        video = self.preprocessing.normalize(video)
-        batches_before = self.step * config.accumulation_steps + number - 1
-        mixing = draw_mixing(
-            len(video),
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            seed=config.seed,
-            step=batches_before * self.ranks.num_ranks + self.ranks.rank,
-        )
-        return mixing.apply(video, targets) if mixing else (video, targets)
-
-    def _check_finite(self, what: str, value: float, batches: list[Batch]) -> None:
-        if math.isfinite(value):
-            return
-        clips = self.ranks.gather([i for batch in batches for i in batch.clips.tolist()])
-        names = ", ".join(self.table.paths[i] for of_rank in clips for i in of_rank)
-        raise FloatingPointError(
-            f"the {what} is {value} at step {self.step}; the last good state is kept. "
-            f"Try a lower --lr or --precision fp32. Clips of this step: {names}"
-        )
-
     def _finish_epoch(self) -> Scores | None:
         """Validate, keep what is best, write the adapters and the state."""
         state, config = self.state, self.config
@@ -362,7 +277,7 @@ class Trainer:
         best = scores is not None and (scores.headline or 0.0) > state.best
         if scores is not None and best:
             state.best = scores.headline or 0.0
-        tensors = self._kept_tensors()
+        tensors = self.updater.kept_tensors()
         if self.ranks.is_main:
             self.model.save_pretrained(self.folder.path, tensors=tensors)
             if best:
@@ -371,13 +286,9 @@ class Trainer:
         self.save_state()
         return scores
 
-    def _kept_tensors(self) -> dict[str, Tensor]:
-        """What becomes the adapter file: the trained weights, or their average."""
-        kept = self.average.tensors if self.average else dict(self.model.trained_parameters())
-        return {name: whole(tensor.detach()) for name, tensor in kept.items()}
-
     def _validate(self) -> Scores:
-        with self.average.in_place() if self.average else nullcontext():
+        average = self.updater.average
+        with average.in_place() if average else nullcontext():
             return self.validate(self.model)
 
     def _write_broken(self) -> None:
@@ -406,16 +317,11 @@ class Trainer:
         best = self.folder.state / "best"
         config = load_adapter_config(best)
         tensors = load_tensors(best, config)
-        self._set_weights(tensors)
+        self.updater.set_weights(tensors)
         self.model.adapter_set.info = config.info
         if self.ranks.is_main:
             self.model.save_pretrained(self.folder.path, tensors=tensors)
         return self.validate(self.model)
-
-    def _set_weights(self, tensors: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.model.trained_parameters():
-                parameter.copy_(like(tensors[name], parameter))
 
     def _log(self, line: dict[str, Any]) -> None:
         if self.log is not None:
@@ -428,15 +334,11 @@ class Trainer:
         Raises:
             OSError: it cannot be written; the states that were there are kept.
         """
-        trained = {n: whole(p.detach()) for n, p in self.model.trained_parameters()}
         content = {
             "state": self.state.to_dict(),
             "num_ranks": self.ranks.num_ranks,
             "rng": self.ranks.gather(_random_state(self.ranks.device)),
-            "trained": trained,
-            "optimizer": whole_tree(self.optimizer.state_dict()),
-            "scaler": self.scaler.state_dict(),
-            "average": whole_tree(self.average.tensors) if self.average else {},
+            "updater": self.updater.state_dict(),
         }
         if self.ranks.is_main:
             write_state(self.folder.last_state, self.folder.previous_state, content)
@@ -457,16 +359,7 @@ class Trainer:
             if self.log is not None:
                 self.log.cut(0)
             return
-        self._set_weights(content["trained"])
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        kept = content["optimizer"]
-        for number, values in kept["state"].items():
-            kept["state"][number] = {k: like(v, parameters[number]) for k, v in values.items()}
-        self.optimizer.load_state_dict(kept)
-        self.scaler.load_state_dict(content["scaler"])
-        if self.average is not None:
-            for name, parameter in self.model.trained_parameters():
-                self.average.tensors[name].copy_(like(content["average"][name], parameter))
+        self.updater.load_state_dict(content["updater"])
         self.state = State.from_dict(content["state"])
         if content["num_ranks"] == self.ranks.num_ranks:
             _set_random_state(content["rng"][self.ranks.rank], self.ranks.device)

@@ -38,12 +38,8 @@ class ParallelModel:
         self.ranks = ranks
         self.sharded = shard
         self.forward: Any
+        check_shard(shard, ranks)
         if shard:
-            if ranks.num_ranks == 1:
-                raise ValueError(
-                    "train.shard splits the weights over several processes; start them with "
-                    "torchrun --nproc_per_node N -m stadapter train ..., or leave it out"
-                )
             _shard(model, ranks)
             self.forward = model
         else:
@@ -68,12 +64,27 @@ class ParallelModel:
             yield
 
 
+def check_shard(shard: bool, ranks: Ranks) -> None:
+    """Refuse to split weights between processes where there is one.
+
+    Raises:
+        ValueError: that.
+    """
+    if shard and ranks.num_ranks == 1:
+        raise ValueError(
+            "train.shard splits the weights over several processes; start them with "
+            "torchrun --nproc_per_node N -m stadapter train ..., or leave it out"
+        )
+
+
 def _shard(model: VideoClassifier, ranks: Ranks) -> None:
     mesh = init_device_mesh(ranks.device.type, (ranks.num_ranks,))
     for module in _called_modules(model):
         if sum(p.numel() for p in module.parameters()) >= SMALLEST_SHARD:
             fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # Also after a forward pass without a backward one, so that outside of both the parameters are
+    # always the split ones, which the optimiser and the state know.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
     model.to(ranks.device)  # buffers
     # It warns of writing into such views, and nothing writes into the residual stream.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
