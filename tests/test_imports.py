@@ -46,7 +46,7 @@ OWNED = {
         "visualize/animation.py",
     },
     "PIL": {
-        "report/clips.py",
+        "report/frames.py",
         "visualize/animation.py",
         "visualize/page.py",
         "visualize/paint.py",
