@@ -47,6 +47,7 @@ OWNED = {
     },
     "PIL": {
         "report/frames.py",
+        "report/plots.py",
         "visualize/animation.py",
         "visualize/page.py",
         "visualize/paint.py",
