@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stadapter.evaluate import read_predictions
-from stadapter.visualize import VisualizeConfig, compare
+from stadapter.visualize import VisualizeConfig, observe
 from stadapter.visualize.motion import motion_seen
 
 Numbers = NDArray[np.float64]
@@ -33,7 +33,7 @@ def main() -> None:
     pairs = []
     for run in options.runs:
         for row in read_predictions(run / "predictions.csv"):
-            shown = compare(
+            shown = observe(
                 run, row["path"], config, backbone_weights=options.backbone_weights, device="cpu"
             )
             models = (shown.frozen[shown.block], shown.adapted[shown.block])

@@ -22,7 +22,7 @@ from stadapter.methods import FullFinetuneConfig, LinearProbeConfig, STAdapterCo
 from stadapter.model import VideoClassifier, create_model
 from stadapter.predict import Predictor
 from stadapter.recipe import Recipe, train_recipe
-from stadapter.visualize import ENDINGS, Comparison, VisualizeConfig, compare, visualize
+from stadapter.visualize import ENDINGS, Observation, VisualizeConfig, observe, visualize
 from stadapter.visualize.layers import block_layers, chosen_layers
 from stadapter.visualize.maps import (
     Maps,
@@ -45,10 +45,10 @@ def clip(collection: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(trained_run: Path, clip: Path) -> Comparison:
+def shown(trained_run: Path, clip: Path) -> Observation:
     """All blocks, heads and rollouts of the class token."""
     config = VisualizeConfig(map="class_token")
-    return compare(trained_run, clip, config, every_block=True, device="cpu")
+    return observe(trained_run, clip, config, every_block=True, device="cpu")
 
 
 def _model(id: str) -> tuple[VideoClassifier, Tensor]:
@@ -66,7 +66,7 @@ def _model(id: str) -> tuple[VideoClassifier, Tensor]:
 
 @torch.no_grad()
 def test_the_frozen_maps_are_those_of_the_bare_backbone(
-    shown: Comparison, trained_run: Path, clip: Path
+    shown: Observation, trained_run: Path, clip: Path
 ) -> None:
     """Against the loop written out by hand: no adapters, no head."""
     predictor = Predictor(trained_run, device="cpu")
@@ -87,7 +87,7 @@ def test_the_frozen_maps_are_those_of_the_bare_backbone(
         tokens = tokens + block.mlp(tokens)
 
 
-def test_the_adapted_maps_differ_once_patches_reach_them(shown: Comparison) -> None:
+def test_the_adapted_maps_differ_once_patches_reach_them(shown: Observation) -> None:
     """Even the first attention of the class token sees keys that an adapter has changed."""
     assert set(shown.frozen) == set(shown.adapted) == set(range(DEPTH))
     for i in range(DEPTH):
@@ -97,7 +97,7 @@ def test_the_adapted_maps_differ_once_patches_reach_them(shown: Comparison) -> N
 
 
 def test_the_prediction_is_that_of_predict(
-    shown: Comparison, trained_run: Path, clip: Path
+    shown: Observation, trained_run: Path, clip: Path
 ) -> None:
     [prediction] = Predictor(trained_run, device="cpu").predict([clip], top_k=1)
     [(label, score)] = shown.ranking
@@ -106,7 +106,7 @@ def test_the_prediction_is_that_of_predict(
 
 
 def test_other_methods_have_the_same_frozen_model(
-    collection: Path, recipe: Recipe, shown: Comparison, clip: Path, tmp_path: Path
+    collection: Path, recipe: Recipe, shown: Observation, clip: Path, tmp_path: Path
 ) -> None:
     """Full fine-tuning changes the backbone, a linear probe changes nothing that is drawn."""
     config = VisualizeConfig(map="class_token")
@@ -114,7 +114,7 @@ def test_other_methods_have_the_same_frozen_model(
         run = tmp_path / method.name
         short = replace(recipe.train, epochs=1)
         train_recipe(replace(recipe, method=method, train=short), collection, run)
-        other = compare(run, clip, config, device="cpu")
+        other = observe(run, clip, config, device="cpu")
         assert torch.equal(other.frozen[3].heads, shown.frozen[3].heads)
         same = torch.equal(other.adapted[3].heads, other.frozen[3].heads)
         assert same == (method.name == "linear_probe")
@@ -218,7 +218,7 @@ def test_attention_beside_patches_is_told() -> None:
     assert Maps(maps, maps[None]).on_patches == pytest.approx(0.8)
 
 
-def test_layers_follow_the_settings(shown: Comparison) -> None:
+def test_layers_follow_the_settings(shown: Observation) -> None:
     every = ["mean", "rollout", "1", "2", "3", "4"]
     assert list(block_layers(shown, 0)) == every
     for head, names in (("all", every), ("mean", ["mean"]), (2, ["2"])):
@@ -363,7 +363,7 @@ def test_views_are_other_frames_and_the_default_file_is_here(
     frames = []
     for view in (1, 2):
         config = VisualizeConfig(view=view, num_temporal_views=2)
-        frames.append(compare(trained_run, clip, config, device="cpu").frames)
+        frames.append(observe(trained_run, clip, config, device="cpu").frames)
     assert frames[0].shape == frames[1].shape and not torch.equal(*frames)
     monkeypatch.chdir(tmp_path)
     flags = ["--num_frames", "11", "--resolution", "[16,24]", "--device", "cpu"]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,16 @@ def test_runs_of_other_settings_are_not_mixed(
 ) -> None:
     with pytest.raises(ValueError, match=r"method.width: 8 before, 16 now.*another name"):
         run(STUDY.replace("width: 8", "width: 16"), killed, collection, resume=True)
+
+
+def test_scores_on_other_clips_are_not_mixed(
+    killed: Path, continued: Outcome, collection: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(collection, tmp_path / "clips")
+    for folder in (tmp_path / "clips").iterdir():
+        next(folder.iterdir()).rename(folder / "another.mp4")
+    with pytest.raises(ValueError, match="scored on other clips"):
+        run(STUDY, killed, tmp_path / "clips", resume=True)
 
 
 def test_an_old_study_is_not_written_over(killed: Path, collection: Path, tmp_path: Path) -> None:

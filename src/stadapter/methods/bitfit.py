@@ -1,8 +1,8 @@
 """BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): the bias terms alone, and a linear head.
 
 Trains every bias vector of the backbone. On a plain ViT with L blocks of token width d these are
-L * 11 d in the blocks (qkv 3d, projection d, MLP 4d + d, two norms 2d), d of the patch embedding
-where it has one, and d of the final norm: 102,912 on ViT-B/16.
+L * 11 d in the blocks (qkv 3d, projection d, MLP 4d + d, two norms 2d) and 2 d around them (patch
+embedding or CLIP's first norm, and the final norm): 102,912 on ViT-B/16.
 """
 
 from dataclasses import dataclass

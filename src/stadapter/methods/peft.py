@@ -79,7 +79,7 @@ def _wrap(
         options.setdefault("feedforward_modules", [])
     try:
         peft.inject_adapter_in_model(configs[tuner](**options), carrier)
-    except (TypeError, ValueError, AssertionError, ImportError) as error:
+    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
         raise ValueError(f"peft's tuner {tuner!r} cannot be used so: {error}") from error
     for layer in carrier.values():
         # The frozen layer belongs to the backbone; here it is only read.

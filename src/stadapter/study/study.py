@@ -140,13 +140,15 @@ def run_study(
     if study.data is None and study.two_cues is None:
         raise ValueError("the study names no clips: give --data, or `data` or `two_cues` in it")
     if study.data is not None:  # before anything is written
-        _check_data(study, plan, study.data)
+        _load(study, plan, study.data)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     with locked(out / "lock") as lock:
         write_text(folder.study, text)
         data = study.data or str(_render(folder.collection, study.two_cues))
-        groups = _check_data(study, plan, data)
+        collection = _load(study, plan, data)
+        groups = _groups(study)
         _check_begun(folder, plan)
+        _check_same_clips(study, folder, plan, data, collection)
         try:
             with caught_signals():
                 reasons = _train(study, folder, plan, data, lock)
@@ -164,15 +166,19 @@ def _render(folder: Path, config: TwoCuesConfig | None) -> Path:
         )
 
 
-def _check_data(study: StudyConfig, plan: Plan, data: str) -> dict[str, tuple[str, ...]]:
-    """Groups of classes to score by themselves; refuses clips that no run could be made of."""
+def _load(study: StudyConfig, plan: Plan, data: str) -> Collection:
+    """The clips, as the first seed splits them; refuses what no run could be made of."""
     collection = load_collection(data, study.reading, seed=plan.seeds[0])
     check_trainable(collection, data)
-    groups = dict(study.class_groups)
-    if study.data is None and study.two_cues is not None and not groups:
-        groups = {name: tuple(classes) for name, classes in study.two_cues.class_groups.items()}
-    _check_groups(groups, collection)
-    return groups
+    _check_groups(_groups(study), collection)
+    return collection
+
+
+def _groups(study: StudyConfig) -> dict[str, tuple[str, ...]]:
+    """Classes to score by themselves."""
+    if study.two_cues is not None and not study.class_groups:
+        return {name: tuple(classes) for name, classes in study.two_cues.class_groups.items()}
+    return dict(study.class_groups)
 
 
 def _check_groups(groups: Mapping[str, Sequence[str]], collection: Collection) -> None:
@@ -198,6 +204,26 @@ def _check_begun(folder: StudyFolder, plan: Plan) -> None:
             raise ValueError(
                 f"{folder.run(run).path} was made with other settings ({'; '.join(changed)}); give "
                 "the entry another name in the study, or delete that folder"
+            )
+
+
+def _check_same_clips(
+    study: StudyConfig, folder: StudyFolder, plan: Plan, data: str, collection: Collection
+) -> None:
+    """Refuse to mix scores on different clips."""
+    hashes = {plan.seeds[0]: collection.splits["val"].list_hash()}
+    for run in plan.runs:
+        metrics = read_metrics(folder.run(run))
+        if metrics is None or "clip_list_sha256" not in metrics:
+            continue
+        if run.seed not in hashes:  # a split that is given is the same for all seeds
+            if collection.made_split:
+                collection = load_collection(data, study.reading, seed=run.seed)
+            hashes[run.seed] = collection.splits["val"].list_hash()
+        if metrics["clip_list_sha256"] != hashes[run.seed]:
+            raise ValueError(
+                f"{folder.run(run).path} was scored on other clips than the validation clips of "
+                f"{data} now; choose another --out, or delete that folder"
             )
 
 
@@ -283,7 +309,7 @@ def _write(
     cells = cell_results(plan, results)
     metrics = next((r.metrics for r in results if r.metrics is not None), None)
     figures: list[Drawn] = []
-    bounds = {ORDER_ONLY: BLIND_BOUND} if study.data is None and not study.class_groups else {}
+    bounds = {} if study.class_groups else {ORDER_ONLY: BLIND_BOUND}
     material = Material(
         plan=plan,
         cells=cells,

@@ -5,10 +5,10 @@ from pathlib import Path
 from stadapter.atomic import atomic_path, write_text
 from stadapter.data import SamplingConfig
 from stadapter.visualize.animation import write_gif, write_mp4
-from stadapter.visualize.compare import Comparison, compare
 from stadapter.visualize.config import VisualizeConfig
 from stadapter.visualize.layers import chosen_layers
-from stadapter.visualize.page import comparison_page
+from stadapter.visualize.observe import Observation, observe
+from stadapter.visualize.page import observation_page
 from stadapter.visualize.picture import moving, still
 
 ENDINGS = (".html", ".png", ".gif", ".mp4")
@@ -26,7 +26,7 @@ def visualize(
     sampling: SamplingConfig | None = None,
     resolution: tuple[int, int] | None = None,
     device: str = "auto",
-) -> Comparison:
+) -> Observation:
     """Draw where the frozen and the adapted model look in a clip; returns what was drawn.
 
     Args:
@@ -43,13 +43,13 @@ def visualize(
     Raises:
         FileExistsError: `out` is there and `overwrite` is not set, or `out` is the clip.
         OSError: `out` cannot be written.
-        ValueError: another ending; a block or head that is not there; and as `compare`.
+        ValueError: another ending; a block or head that is not there; and as `observe`.
     """
     out = Path(out)
     ending = out.suffix.lower()
     _check_out(out, ending, Path(clip), overwrite)
     config = config or VisualizeConfig()
-    shown = compare(
+    shown = observe(
         run,
         clip,
         config,
@@ -61,7 +61,7 @@ def visualize(
     )
     layers = chosen_layers(shown, config)
     if ending == ".html":
-        write_text(out, comparison_page(shown, config.size))
+        write_text(out, observation_page(shown, config.size))
         return shown
     with atomic_path(out) as temporary:
         if ending == ".png":

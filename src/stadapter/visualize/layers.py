@@ -1,11 +1,11 @@
 """Which maps of a comparison are drawn, as layers of colours."""
 
-from stadapter.visualize.compare import Comparison
 from stadapter.visualize.config import VisualizeConfig
+from stadapter.visualize.observe import Observation
 from stadapter.visualize.paint import Layer, make_layer
 
 
-def block_layers(shown: Comparison, block: int) -> dict[str, Layer]:
+def block_layers(shown: Observation, block: int) -> dict[str, Layer]:
     """All layers of a block: "mean", "rollout" and "1", "2", ... for the heads, as far as there."""
     frozen, adapted = shown.frozen[block], shown.adapted[block]
     layers = {"mean": make_layer(frozen.mean, adapted.mean)}
@@ -16,7 +16,7 @@ def block_layers(shown: Comparison, block: int) -> dict[str, Layer]:
     return layers | heads
 
 
-def chosen_layers(shown: Comparison, config: VisualizeConfig) -> dict[str, Layer]:
+def chosen_layers(shown: Observation, config: VisualizeConfig) -> dict[str, Layer]:
     """The layers of the chosen block that the settings name, in order.
 
     Raises:

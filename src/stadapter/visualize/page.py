@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from stadapter.report.page import document, escape
-from stadapter.visualize.compare import Comparison
 from stadapter.visualize.layers import block_layers
+from stadapter.visualize.observe import Observation
 from stadapter.visualize.paint import CHANGE, HEAT, Layer, Pixels, colour_frames, dimmed
 from stadapter.visualize.words import KINDS, ROLES, layer_name, measured, models, title
 
@@ -57,7 +57,7 @@ legend { float: left; padding: 6px 12px 6px 0; font-weight: 600; }
 """
 
 
-def comparison_page(shown: Comparison, size: int) -> str:
+def observation_page(shown: Observation, size: int) -> str:
     """The whole page, opened at the chosen block; frames at most `size` pixels high."""
     blocks = sorted(shown.frozen)
     pooling = shown.kind == "attention_pooling"
@@ -75,7 +75,7 @@ def comparison_page(shown: Comparison, size: int) -> str:
     return document(title(shown), body, style=_STYLE + _rules(shown, blocks, size))
 
 
-def _rules(shown: Comparison, blocks: list[int], size: int) -> str:
+def _rules(shown: Observation, blocks: list[int], size: int) -> str:
     """Rules that depend on the clip and on the number of blocks."""
     T, _, H, W = shown.frames.shape
     pictures = colour_frames(shown.frames, max(1, min(size, _MAX_STRIP * H // (W * T))))
@@ -109,7 +109,7 @@ def _keys() -> str:
     )
 
 
-def _choice(shown: Comparison, blocks: list[int]) -> str:
+def _choice(shown: Observation, blocks: list[int]) -> str:
     """Radio buttons before everything that they govern."""
     inputs = "".join(
         f'<input class="pick" type="radio" name="block" id="b{b}"'
@@ -120,7 +120,7 @@ def _choice(shown: Comparison, blocks: list[int]) -> str:
     return f'{inputs}<fieldset><legend>Block</legend><div class="picks">{labels}</div></fieldset>'
 
 
-def _input_row(shown: Comparison) -> str:
+def _input_row(shown: Observation) -> str:
     numbers = "".join(f"<span>{t + 1}</span>" for t in range(len(shown.frames)))
     label = f"The {len(shown.frames)} frames that the model saw"
     return (
@@ -130,14 +130,14 @@ def _input_row(shown: Comparison) -> str:
     )
 
 
-def _block(shown: Comparison, block: int) -> str:
+def _block(shown: Observation, block: int) -> str:
     layers = block_layers(shown, block)
     facts = "".join(f'<p class="small">{escape(fact)}</p>' for fact in measured(shown, block))
     rows = "".join(_layer(shown, block, name, layer) for name, layer in layers.items())
     return f'<section class="block b{block}">{facts}{rows}</section>'
 
 
-def _layer(shown: Comparison, block: int, name: str, layer: Layer) -> str:
+def _layer(shown: Observation, block: int, name: str, layer: Layer) -> str:
     names = {"mean": "Mean of the heads", "rollout": "Rollout up to this block"}
     if shown.kind == "patch_norm":
         names["mean"] = "Length of the change"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from stadapter.visualize.compare import Comparison
+from stadapter.visualize.observe import Observation
 from stadapter.visualize.paint import Layer, colour_frames, overlaid
 from stadapter.visualize.sheet import change_scale, draw_sheet, heat_scale
 from stadapter.visualize.words import ROLES, heading, layer_name
@@ -13,7 +13,7 @@ MAX_COLUMNS = 8
 """Frames side by side in a still picture; further ones below."""
 
 
-def still(shown: Comparison, layers: Mapping[str, Layer], size: int) -> Image.Image:
+def still(shown: Observation, layers: Mapping[str, Layer], size: int) -> Image.Image:
     """Frames across; input, frozen, adapted and change down, for each layer."""
     pictures = colour_frames(shown.frames, size)
     T = len(pictures)
@@ -34,7 +34,7 @@ def still(shown: Comparison, layers: Mapping[str, Layer], size: int) -> Image.Im
     return _sheet(shown, layers, rows, columns)
 
 
-def moving(shown: Comparison, layers: Mapping[str, Layer], size: int) -> list[Image.Image]:
+def moving(shown: Observation, layers: Mapping[str, Layer], size: int) -> list[Image.Image]:
     """A picture per frame: input, frozen, adapted and change across, layers down."""
     pictures = colour_frames(shown.frames, size)
     sheets = []
@@ -49,7 +49,7 @@ def moving(shown: Comparison, layers: Mapping[str, Layer], size: int) -> list[Im
 
 
 def _sheet(
-    shown: Comparison,
+    shown: Observation,
     layers: Mapping[str, Layer],
     rows: list[tuple[str, list[Image.Image]]],
     columns: list[str],

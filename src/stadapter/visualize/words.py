@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from stadapter.visualize.compare import Comparison
 from stadapter.visualize.maps import MapKind
 from stadapter.visualize.motion import motion_seen
+from stadapter.visualize.observe import Observation
 
 ROLES = ("input", "frozen", "adapted", "change")
 """What stands beside each other in a picture."""
@@ -19,7 +19,7 @@ KINDS: dict[MapKind, str] = {
 }
 
 
-def title(shown: Comparison) -> str:
+def title(shown: Observation) -> str:
     """The clip, and what the model says about it."""
     name = Path(shown.clip).name
     if not shown.ranking:
@@ -28,7 +28,7 @@ def title(shown: Comparison) -> str:
     return f"{name}: predicted {label} ({score:.1%})"
 
 
-def place(shown: Comparison, block: int) -> str:
+def place(shown: Observation, block: int) -> str:
     """Where in the backbone: a block from 0 on, or the pooling."""
     if shown.kind == "attention_pooling":
         return f"after block {shown.depth} of {shown.depth}"
@@ -40,7 +40,7 @@ def layer_name(name: str) -> str:
     return f"head {name}" if name.isdecimal() else name
 
 
-def drawn(shown: Comparison, names: Sequence[str]) -> str:
+def drawn(shown: Observation, names: Sequence[str]) -> str:
     """One sentence that says which maps are drawn."""
     if len(names) > 1 or shown.kind == "patch_norm":
         what = ""
@@ -50,14 +50,14 @@ def drawn(shown: Comparison, names: Sequence[str]) -> str:
     return f"Drawn: {KINDS[shown.kind]}; {place(shown, shown.block)}{what}."
 
 
-def models(shown: Comparison) -> str:
+def models(shown: Observation) -> str:
     """One sentence about the two models."""
     return (
         f"Frozen: {shown.backbone_id} as pretrained. Adapted: after training with {shown.method}."
     )
 
 
-def heading(shown: Comparison, names: Sequence[str]) -> list[str]:
+def heading(shown: Observation, names: Sequence[str]) -> list[str]:
     """Title and sentences of a picture with these layers."""
     lines = [title(shown), drawn(shown, names), models(shown), *measured(shown, shown.block)]
     if len(names) > 1:
@@ -68,7 +68,7 @@ def heading(shown: Comparison, names: Sequence[str]) -> list[str]:
     return lines
 
 
-def measured(shown: Comparison, block: int) -> list[str]:
+def measured(shown: Observation, block: int) -> list[str]:
     """Sentences with numbers of a block's mean maps."""
     before, after = shown.frozen[block], shown.adapted[block]
     sentences = []
@@ -88,7 +88,7 @@ def measured(shown: Comparison, block: int) -> list[str]:
     return sentences
 
 
-def summary(shown: Comparison) -> str:
+def summary(shown: Observation) -> str:
     """What was drawn, in lines for a terminal."""
     lines = [title(shown), f"Drawn: {KINDS[shown.kind]}; {place(shown, shown.block)}."]
     return "\n".join(lines + measured(shown, shown.block))

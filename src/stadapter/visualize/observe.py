@@ -26,7 +26,7 @@ from stadapter.visualize.maps import (
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Observation:
     """A clip, and the maps of both models over it."""
 
     clip: str
@@ -50,7 +50,7 @@ class Comparison:
     """What the run's model says about these frames, the most probable first; may be empty."""
 
 
-def compare(
+def observe(
     run: str | Path,
     clip: str | Path,
     config: VisualizeConfig,
@@ -60,7 +60,7 @@ def compare(
     sampling: SamplingConfig | None = None,
     resolution: tuple[int, int] | None = None,
     device: str = "auto",
-) -> Comparison:
+) -> Observation:
     """Read a clip as the run's test does and run both models over it, in float32.
 
     The frozen model is the backbone loaded anew, so that it is the pretrained one also where a
@@ -109,7 +109,7 @@ def compare(
     rankings = predictor.task.rank(probabilities.cpu(), top_k=1)
     frozen_model = _frozen(directory, model, backbone_weights).to(predictor.device)
     frozen, _ = clip_maps(frozen_model, video, kind, blocks=blocks, rollout=rollout)
-    return Comparison(
+    return Observation(
         clip=str(clip),
         frames=frames,
         kind=kind,
