@@ -9,7 +9,8 @@ in this process on one thread, turn by turn, and what is compared are ratios wit
 are processor time, all threads together: other work on the machine hardly adds to it. "baseline"
 does what the published code does: the whole file into memory, all frames decoded and kept, the
 chosen ones converted. torchcodec and decord take part where they are installed. All frames are
-compared with the baseline's.
+compared with the baseline's. "decoder alone" is no reader but what none of them can do without:
+the pictures between key frame and wanted frame that something refers to, with all else done before.
 """
 
 import argparse
@@ -154,6 +155,33 @@ def readers() -> dict[str, Callable[[Path, Choose], Tensor]]:
     return found
 
 
+def decoder_alone(path: Path, choose: Choose) -> Callable[[], None]:
+    """Decode those pictures; their packets are in memory already."""
+    container = av.open(str(path))
+    codec = container.streams.video[0].codec_context
+    codec.thread_count = 1
+    packets = [packet for packet in container.demux(video=0) if packet.size]
+    times = sorted(packet.pts for packet in packets)
+    wanted = {times[i] for i in choose(len(times))}
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    groups = []
+    for first, end in pairwise([*keys, len(packets)]):
+        last = max((i for i in range(first, end) if packets[i].pts in wanted), default=None)
+        if last is not None:
+            groups.append(packets[first : last + 1])
+
+    def decode() -> None:
+        for group in groups:
+            codec.flush_buffers()
+            for packet in group:
+                if codec.name == "h264":
+                    codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                codec.decode(packet)
+            codec.decode(None)
+
+    return decode
+
+
 def chooser(sampling: SamplingConfig) -> Choose:
     """The test clip of that sampling."""
     return lambda total: sample_test(total, sampling)[0]
@@ -195,10 +223,11 @@ def table_row(
         for reader, read in functions.items()
         if reader != "baseline" and not torch.equal(read(path, choose), expected)
     ]
-    jobs = {
+    jobs: dict[str, Callable[[], Any]] = {
         reader: (lambda read=read, file=files[reader]: read(file, choose))
         for reader, read in functions.items()
     }
+    jobs["decoder alone"] = decoder_alone(path, choose)
     seconds = take_turns(jobs, rounds)
     others = [r for r in functions if r not in ("stadapter", "baseline")]
     if path == baseline_path:

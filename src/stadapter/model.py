@@ -107,6 +107,7 @@ class VideoClassifier(nn.Module):
         self.active_adapter = name
         for _, parameter in self.trained_parameters():
             parameter.requires_grad_(True)
+        self.backbone.override(self.adapter_set.overrides)
         # Not self.train(): walking all modules takes longer than the rest of the switch.
         if self.backbone.training != self._backbone_mode(self.training):
             self.backbone.train(not self.backbone.training)
@@ -240,6 +241,7 @@ class VideoClassifier(nn.Module):
 
     def run_blocks(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
         """All blocks with the adapters in their slots: (B*T, P+N, D) -> the same."""
+        tokens, shape = self.adapter_set.prepare(tokens, shape)
         recompute = self.checkpoint_every if torch.is_grad_enabled() else 0
         for i, block in enumerate(self.backbone.blocks):
             tokens, shape = block.merge(tokens, shape)
@@ -247,19 +249,31 @@ class VideoClassifier(nn.Module):
                 tokens = checkpoint(self._run_block, tokens, i, shape, use_reentrant=False)
             else:
                 tokens = self._run_block(tokens, i, shape)
-        return tokens, shape
+        return self._without_added_prefix(tokens, shape)
 
     def _run_block(self, tokens: Tensor, i: int, shape: TokenShape) -> Tensor:
-        """Block i with its two slots: (B*T, P+N, D) -> the same."""
-        adapt, block = self.adapter_set.adapt, self.backbone.blocks[i]
-        tokens = adapt(tokens, "attention", i, shape)
-        tokens = tokens + block.attention(tokens, shape)
-        tokens = adapt(tokens, "mlp", i, shape)
-        return tokens + block.mlp(tokens)
+        """Block i with its slots: (B*T, P+N, D) -> the same."""
+        active, block = self.adapter_set, self.backbone.blocks[i]
+        if self.backbone.overrides is not active.overrides:  # other models may share the backbone
+            self.backbone.override(active.overrides)
+        tokens = active.adapt(tokens, "attention", i, shape)
+        branch = block.attention(tokens, shape)
+        tokens = tokens + active.adapt_branch(branch, tokens, "attention", i, shape)
+        tokens = active.adapt(tokens, "mlp", i, shape)
+        return tokens + active.adapt_branch(block.mlp(tokens), tokens, "mlp", i, shape)
+
+    def _without_added_prefix(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
+        P = self.backbone.num_prefix_tokens
+        if shape.num_prefix == P:
+            return tokens, shape
+        kept = torch.cat([tokens[:, :P], tokens[:, shape.num_prefix :]], dim=1)
+        return kept, shape._replace(num_prefix=P)
 
     def features(self, video: Tensor) -> Tensor:
         """Pooled features before the head: (B, T, C, H, W) -> (B, D)."""
-        return self.backbone.pool(*self.run_blocks(*self.embed(video)))
+        pool = self.adapter_set.pool or self.backbone.pool
+        features: Tensor = pool(*self.run_blocks(*self.embed(video)))
+        return features
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, T, C, H, W) -> logits (B, K)."""

@@ -313,14 +313,20 @@ def _title(run: RunFolder) -> str:
     return f"stadapter: {run.path.absolute().name}"
 
 
-def _check_same(recipe: Recipe, run: RunFolder) -> None:
+def changed_settings(recipe: Recipe, run: RunFolder) -> list[str]:
+    """Settings in which a begun run differs, as "train.lr: 0.1 before, 0.2 now"; without those that
+    are `FREE_TO_CHANGE`."""
     before = _flat(yaml.safe_load(run.recipe.read_text(encoding="utf-8")))
     now = _flat(recipe.to_dict())
-    changed = [
+    return [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
     ]
+
+
+def _check_same(recipe: Recipe, run: RunFolder) -> None:
+    changed = changed_settings(recipe, run)
     if changed:
         raise ValueError(
             f"{run.path} was begun with other settings; resume with the same ones, or start anew "

@@ -301,15 +301,19 @@ def decode_everything(path: Path) -> np.ndarray:
     return np.stack(frames).transpose(0, 3, 1, 2)
 
 
-@pytest.fixture(scope="module")
-def moving(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file of each kind in which every frame predicts from others: a scene that moves."""
-    folder = tmp_path_factory.mktemp("moving")
+def moving_frames() -> list[np.ndarray]:
+    """48 frames; every sixteenth the scene changes."""
     rng = np.random.default_rng(0)
     scenes = np.kron(
         rng.integers(0, 256, (3, 12, 16, 3), np.uint8), np.ones((1, 4, 4, 1), np.uint8)
     )
-    images = [np.roll(scenes[number // 16], 2 * number, axis=1) for number in range(48)]
+    return [np.roll(scenes[number // 16], 2 * number, axis=1) for number in range(48)]
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One file of each kind in which every frame predicts from others: a scene that moves."""
+    folder = tmp_path_factory.mktemp("moving")
     kinds = {
         **CODECS,
         "h264, many B-frames": {"suffix": ".mp4", "options": {"bf": "6", "refs": "5"}, "gop": 24},
@@ -321,7 +325,9 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for number, (kind, settings) in enumerate(kinds.items()):
         arguments = {k: v for k, v in settings.items() if k != "suffix"}
-        made[kind] = write_video(folder / f"{number}{settings['suffix']}", images, **arguments)
+        made[kind] = write_video(
+            folder / f"{number}{settings['suffix']}", moving_frames(), **arguments
+        )
     return made
 
 
@@ -354,6 +360,19 @@ def test_a_file_that_changes_while_it_is_read_is_named(
         assert shown_numbers(reader.read([9])) == [9]
         with pytest.raises(VideoError, match="changed while it was read"):
             reader.read([9, 19])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_points_from_which_a_picture_is_refreshed_are_no_key_frames(
+    tmp_path: Path, suffix: str
+) -> None:
+    """Containers mark them so; the pictures after them are whole only when the refresh is over."""
+    options = {"x264-params": "bframes=0:ref=7:intra-refresh=1"}
+    path = write_video(tmp_path / f"a{suffix}", moving_frames(), gop=8, options=options)
+    expected = decode_everything(path)
+    for number in range(len(expected)):
+        shown = read_clip(path, lambda _, number=number: [number])
+        assert np.array_equal(shown.numpy(), expected[[number]]), number
 
 
 # -- windows -----------------------------------------------------------------------------------

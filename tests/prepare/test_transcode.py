@@ -25,10 +25,10 @@ def numbers(path: Path) -> list[int]:
 
 
 def packets(path: Path) -> list[tuple[Fraction, bool]]:
-    """(time in seconds, whether it is a key frame) of each frame."""
+    """(time in seconds, whether it is a key frame) of each frame, as they are shown."""
     with av.open(str(path)) as container:
         found = [p for p in container.demux(video=0) if p.size]
-        return [(p.pts * p.time_base, p.is_keyframe) for p in found]
+        return sorted((p.pts * p.time_base, p.is_keyframe) for p in found)
 
 
 def scene(count: int, width: int, height: int) -> list[np.ndarray[Any, Any]]:
@@ -100,6 +100,17 @@ def test_sizes_are_even_and_never_above_the_source() -> None:
             assert min(w, h) == min(256, min(width, height) // 2 * 2)
     assert scaled_size(1280, 720, 256) == (456, 256)
     assert scaled_size(321, 181, 256) == (320, 180)
+
+
+def test_most_pictures_can_be_left_out_on_the_way_to_another(tmp_path: Path) -> None:
+    """Whatever the picture, first and last of a group and every fourth are all that others need."""
+    source = write_video(tmp_path / "in.mp4", scene(32, 64, 48))
+    prepare_file(source, tmp_path / "out.mp4", PrepareConfig())
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.skip_frame = "NONREF"
+        shown = [round(float(frame.time) * FPS) for frame in container.decode(stream)]
+    assert shown == [number for number in range(32) if number % 8 in (0, 4, 7)]
 
 
 def test_varying_times_are_kept_or_made_constant(tmp_path: Path) -> None:

@@ -4,7 +4,14 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
+from stadapter.backbones.base import (
+    NO_OVERRIDES,
+    Backbone,
+    Block,
+    PixelConfig,
+    TokenShape,
+    frame_mean,
+)
 from stadapter.backbones.openai_clip import OpenAIClip, load_openai_clip
 from stadapter.backbones.timm import is_supported, load_timm
 from stadapter.backbones.tiny import load_tiny
@@ -79,6 +86,7 @@ def _unknown(id: str) -> str:
 
 __all__ = [
     "BACKBONES",
+    "NO_OVERRIDES",
     "Backbone",
     "Block",
     "OpenAIClip",

@@ -20,7 +20,8 @@ _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 
 def recorded_weights(run: Callable[[], Any]) -> list[Tensor]:
     """Weights (batch, heads, queries, keys) of every attention that `run` computes, in order."""
-    with _Recorder() as recorder:
+    recorder = _Recorder()
+    with recorder:
         run()
     return recorder.weights
 

@@ -15,7 +15,7 @@ tokens per frame, D token width.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from stadapter.backbones.attention import recorded_weights
 
 Interpolation = Literal["bilinear", "bicubic"]
+Positions = Literal["in_tokens", "rotary", "windows"]
 Readout = Literal["class_token", "attention_pooling", "mean"]
 """How the last tokens of a frame become one feature."""
+NO_OVERRIDES: Mapping[str, nn.Module] = {}
 
 
 class TokenShape(NamedTuple):
@@ -58,6 +60,9 @@ class Block(ABC):
 
     width: int
     """D of the tokens that enter the block."""
+    positions: Positions = "in_tokens"
+    """How attention knows where its tokens are: by the tokens alone (then any tokens may attend to
+    each other), rotated into queries and keys by the patch grid, or by windows of that grid."""
 
     def merge(self, tokens: Tensor, shape: TokenShape) -> tuple[Tensor, TokenShape]:
         """What happens to the token grid before this block (patch merging); nothing by default."""
@@ -104,6 +109,8 @@ class Backbone(nn.Module, ABC):
     """Local file the weights came from; None means the package, the Hub, or random."""
     pretrained: bool = True
     """False: random weights from a fixed seed, the same ones each time."""
+    overrides: Mapping[str, nn.Module] = NO_OVERRIDES
+    """Layers of this backbone that other modules stand in for, by name; see `override`."""
     num_class_tokens: int = 0
     """How many of the prefix tokens, from the first on, are class tokens."""
     readout: Readout = "mean"
@@ -149,6 +156,19 @@ class Backbone(nn.Module, ABC):
                 )
             sides.append(side // patch)
         return sides[0], sides[1]
+
+    def override(self, layers: Mapping[str, nn.Module]) -> None:
+        """Let `layers` compute instead of the backbone's own layers of those names, and no others.
+
+        Parameters, state dict and fingerprint stay as they are: adapter sets that change what a
+        layer computes take turns on one backbone and leave it as it was.
+        """
+        for name in self.overrides:
+            del self.get_submodule(name).__dict__["forward"]
+        for name, layer in layers.items():
+            # What nn.Module.__call__ finds first; setattr would make it a submodule.
+            self.get_submodule(name).__dict__["forward"] = layer
+        self.overrides = layers
 
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and float32 values of all weights: which weights these are."""

@@ -8,6 +8,7 @@ resolution, `torch.compile` and export see plain tensor arithmetic, and small be
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, frame_mean
@@ -22,14 +23,24 @@ class EvaBlockView(Block):
         self.index = index
         self.model = model
         self.width = self.model.embed_dim
+        self.positions = "in_tokens" if self.model.rope is None else "rotary"
 
     def rotation(self, shape: TokenShape) -> Tensor | None:
-        """Rotary table of the patch grid, (N, 2*head) or (heads, N, 2*head)."""
+        """Rotary table of the patch grid, (N, 2*head) or (heads, N, 2*head); sines, then cosines.
+
+        Prefix tokens that a method added come before the patches and are not rotated.
+        """
         if self.model.rope is None:
             return None
         table: Tensor = self.model.rope.get_embed(shape=[shape.height, shape.width])
         # "mixed" rotary has learned frequencies for each block: (depth, heads, N, 2*head).
-        return table[self.index] if getattr(self.model, "rope_mixed", False) else table
+        if getattr(self.model, "rope_mixed", False):
+            table = table[self.index]
+        added = shape.num_prefix - self.model.num_prefix_tokens
+        if added:
+            sines = table.new_zeros(*table.shape[:-2], added, table.shape[-1] // 2)
+            table = torch.cat([torch.cat([sines, sines + 1], dim=-1), table], dim=-2)
+        return table
 
     def attention(self, tokens: Tensor, shape: TokenShape) -> Tensor:
         """`drop_path1(gamma_1 * attn(norm1(x), rope))`."""

@@ -19,6 +19,8 @@ from stadapter.backbones.base import Backbone, Block, PixelConfig, TokenShape, f
 class SwinBlockView(Block):
     """View of `SwinTransformerBlock`: window attention between norm and DropPath."""
 
+    positions = "windows"
+
     def __init__(self, block: Any, merging: Any | None) -> None:
         self.block = block
         self.merging = merging
@@ -54,12 +56,13 @@ class SwinBlockView(Block):
         padding, and the sum is below 1."""
         windows = super().attention_weights(tokens, shape)  # (B*T*windows, heads, area, area)
         frames, N = tokens.shape[:2]
-        windows = windows.unflatten(0, (frames, -1))
+        windows = windows.reshape(frames, -1, *windows.shape[1:])
         # One row and one column more, for the padding.
         weights = windows.new_zeros(frames, windows.shape[2], N + 1, N + 1)
         for i, places in enumerate(self._places(shape, tokens.device)):
             weights[:, :, places[:, None], places] = windows[:, i]
-        return weights[..., :N, :N]
+        on_tokens: Tensor = weights[..., :N, :N]
+        return on_tokens
 
     def _places(self, shape: TokenShape, device: torch.device) -> Tensor:
         """Which token stands where in which window, (windows, area); N for padding."""

@@ -52,8 +52,9 @@ class TimmBlock(Block):
         if len(recorded) == 2:  # fused: one call for each half of the heads
             first, second = recorded
         else:
-            first, second = recorded[0].unflatten(1, (-1, 2)).unbind(2)
-        return first - attn._compute_lambda() * second
+            first, second = recorded[0][:, 0::2], recorded[0][:, 1::2]
+        difference: Tensor = first - attn._compute_lambda() * second
+        return difference
 
 
 class TimmPostNormBlock(TimmBlock):

@@ -128,6 +128,7 @@ class TransformersBlock(Block):
     def __init__(self, layer: Any, family: Family, *, width: int, rotate: Rotate | None) -> None:
         self.width = width
         self.rotate = rotate
+        self.positions = "in_tokens" if rotate is None else "rotary"
         self.norm, self.self_attention, *self.scales = (getattr(layer, n) for n in family.attention)
         self.mlp_chain = [getattr(layer, name) for name in family.mlp]
 

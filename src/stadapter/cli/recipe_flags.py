@@ -3,8 +3,10 @@
 Which flags there are under `--method` depends on the method, so that is found out first.
 """
 
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stadapter.cli.flags import UsageError, make_parser
@@ -64,6 +66,26 @@ def pop_recipe(parser: "ArgumentParser", settings: Any) -> Any:
     made = parser.instantiate(settings)
     values = {f.name: made[f.name] for f in fields(Recipe) if f.name != "method"}
     return Recipe(method=method_from_dict(method), **values)
+
+
+def recipe_from(settings: Mapping[str, Any]) -> Any:
+    """The `Recipe` that nested settings say, as a YAML has them.
+
+    Raises:
+        ValueError: a setting that no recipe has, or a value that makes no sense.
+    """
+    method = settings.get("method")
+    name = method.get("name", DEFAULT_METHOD) if isinstance(method, Mapping) else method
+    parser = _parser_of(str(name or DEFAULT_METHOD))
+    try:
+        return pop_recipe(parser, parser.parse_object(dict(settings)))
+    except (ArgumentError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+@cache
+def _parser_of(method: str) -> "ArgumentParser":
+    return recipe_parser("study", "", ["--method", method])
 
 
 def expand(argv: Sequence[str]) -> list[str]:

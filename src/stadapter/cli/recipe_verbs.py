@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from stadapter.cli.flags import UsageError, make_parser
+from stadapter.cli.flags import UsageError, add_data_flags, make_parser, pop_data_flags
+from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_parser
 
 
 def recipes(argv: list[str]) -> int:
@@ -53,3 +54,34 @@ def _copy(argv: list[str]) -> int:
     path = copy_recipe(settings.name, Path(settings.dest), overwrite=settings.overwrite)
     print(f"written: {path}; use it with: stadapter train DATA --config {path} --out RUN")
     return 0
+
+
+def plan(argv: list[str]) -> int:
+    """memory and hours of a recipe on this machine, measured, and how to make it fit"""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--config", *argv]
+    from stadapter.data import LabelSpace, load_collection
+    from stadapter.plan import PlanConfig, make_plan, parse_bytes, plan_json, plan_text
+
+    parser = recipe_parser(
+        "plan", "`plan RECIPE [DATA]`: two real steps on made-up clips, and ways to fit.", argv
+    )
+    parser.add_argument("data", type=str, nargs="?", help="Clips: some are read, all are counted.")
+    add_data_flags(parser)
+    parser.add_argument("--memory", type=str | None, help="Such as 8GB; default: what is free.")
+    parser.add_argument("--num_classes", type=int, default=400, help="K, without DATA.")
+    parser.add_argument("--num_clips", type=int | None, help="Training clips, without DATA.")
+    parser.add_argument("--max_seconds", type=float, default=60.0, help="Longest measurement.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
+    settings = parser.parse_args(expand(argv))
+    reading = pop_data_flags(settings)
+    memory = None if settings.memory is None else parse_bytes(settings.memory)
+    config = PlanConfig(memory, settings.num_clips, settings.max_seconds)
+    recipe = pop_recipe(parser, settings)
+    space, table = LabelSpace.single_label([str(k) for k in range(settings.num_classes)]), None
+    if settings.data is not None:
+        collection = load_collection(settings.data, reading, seed=recipe.train.seed)
+        space, table = collection.space, collection.splits.get("train", collection.whole())
+    made = make_plan(recipe, space, config, table=table)
+    print(json.dumps(plan_json(made), indent=2) if settings.json else plan_text(made))
+    return 0 if made.fits else 1

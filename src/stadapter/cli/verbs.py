@@ -17,8 +17,8 @@ from stadapter.cli.flags import (
     pop_input_flags,
     sampling_of,
 )
-from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_parser
-from stadapter.cli.recipe_verbs import recipes
+from stadapter.cli.recipe_flags import expand, pop_recipe, recipe_from, recipe_parser
+from stadapter.cli.recipe_verbs import plan, recipes
 
 
 def _demo(argv: list[str]) -> int:
@@ -216,6 +216,55 @@ def _predict(argv: list[str]) -> int:
     return 1 if len(unread) == len(predictions) else 0
 
 
+def _visualize(argv: list[str]) -> int:
+    """draw where the frozen and the adapted model look in a clip"""
+    from stadapter.data import VideoError
+    from stadapter.visualize import ENDINGS, VisualizeConfig, visualize
+    from stadapter.visualize.words import summary
+
+    parser = make_parser(
+        "visualize", "Attention before and after adaptation, over the frames of a clip."
+    )
+    parser.add_argument("run", type=str, help="Run folder.")
+    parser.add_argument("clip", type=str, help="Video file.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help=f"File to write, ending with {', '.join(ENDINGS)}; default: CLIP-attention.html here.",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file in --out.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
+    add_input_flags(parser)
+    parser.add_argument(
+        "--rollout",
+        action="store_true",
+        help="Attention followed through all blocks up to the chosen one (arXiv 2005.00928).",
+    )
+    parser.add_class_arguments(VisualizeConfig, as_group=False, skip={"rollout"})
+    settings = parser.parse_args(argv).as_dict()
+    run, clip, out = settings.pop("run"), settings.pop("clip"), settings.pop("out")
+    overwrite, device = settings.pop("overwrite"), settings.pop("device")
+    weights, frames, resolution = pop_input_flags(settings)
+    config = VisualizeConfig(**settings)
+    out = out or f"{Path(clip).stem}-attention.html"
+    try:
+        shown = visualize(
+            run,
+            clip,
+            out,
+            config,
+            overwrite=overwrite,
+            backbone_weights=weights,
+            sampling=sampling_of(run, frames),
+            resolution=resolution,
+            device=device,
+        )
+    except VideoError as error:
+        raise UsageError(str(error)) from error
+    print(f"{summary(shown)}\nwritten: {out}")
+    return 0
+
+
 def _check(argv: list[str]) -> int:
     """look all clips over: damage, duplicates, leaks between splits, classes"""
     from stadapter.check.collection import CheckConfig, check_collection
@@ -234,6 +283,31 @@ def _check(argv: list[str]) -> int:
     result = check_collection(data, out, CheckConfig(**settings), reading=reading)
     print(result.summary())
     return 0 if result.sound else 1
+
+
+def _study(argv: list[str]) -> int:
+    """a grid of runs: methods, fractions, ablations; tables and figures"""
+    from stadapter.study import find_study, run_study
+
+    parser = make_parser("study", "Methods compared on one collection; resumes run by run.")
+    parser.add_argument("study", type=str, help="YAML of the study, or one of ours: quick, paper.")
+    parser.add_argument("--out", type=str, default="study-run", help="Folder to write.")
+    parser.add_argument("--resume", action="store_true", help="Go on with the study in --out.")
+    parser.add_argument("--data", type=str | None, help="Clips, instead of those it names.")
+    parser.add_argument("--backbone_weights", type=str | None, help="Local file for all runs.")
+    parser.add_argument("--num_processes", type=int | None, help="Runs at a time.")
+    settings = parser.parse_args(argv)
+    study, text = find_study(settings.study)
+    study = study.with_flags(
+        data=settings.data,
+        backbone_weights=settings.backbone_weights,
+        num_processes=settings.num_processes,
+    )
+    outcome = run_study(
+        study, Path(settings.out), text=text, parse=recipe_from, resume=settings.resume
+    )
+    print(outcome.summary())
+    return 1 if outcome.failed else 0
 
 
 def _info(argv: list[str]) -> int:
@@ -333,8 +407,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "compare": _compare,
     "predict": _predict,
+    "visualize": _visualize,
     "check": _check,
+    "study": _study,
     "info": _info,
+    "plan": plan,
     "recipes": recipes,
     "backbones": _backbones,
     "convert": _convert,

@@ -461,14 +461,16 @@ class VideoReader:
             self._check_sound(packet)
             if skips:
                 codec.skip_frame = "DEFAULT" if time in ahead else "NONREF"
-            expected = time in ahead or not skips
+            # The key frame must come out. It does not where a stream is refreshed piece by piece:
+            # such a packet is marked as a key frame, and pictures soon after it are not whole.
+            expected = time in ahead or time == run.key or not skips
             if expected and time is not None and time >= run.key and not packet.is_discard:
                 due.add(time)
             ahead.discard(time)
             yield from self._sound_frames(packet, run, due)
             if not ahead:
                 break
-        # Also where all wanted frames are out: one shown later, to which they refer, may be damaged.
+        # Also where all wanted frames are out: a later one, to which they refer, may be damaged.
         yield from self._sound_frames(None, run, due)
         if ahead or due:
             raise _IndexMismatchError

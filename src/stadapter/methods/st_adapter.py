@@ -12,50 +12,27 @@ Trains, with d token width, A adapter width and k = kT*kH*kW: (dA + A) + (kA + A
 adapter. The published 24x384 model on ViT-B/16 has 24 of them, 14,220,288 parameters.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter.backbones import Backbone, TokenShape
+from stadapter.methods.bottleneck import ACTIVATIONS, StreamConfig
 from stadapter.methods.heads import LinearHead
-from stadapter.methods.method import LATER, SITES, AdapterSet, MethodConfig, Site
+from stadapter.methods.method import LATER, AdapterSet
 from stadapter.ops import TimePadding, dwconv3d
-
-Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "quick_gelu": _quick_gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
 
 
 @dataclass(frozen=True)
-class STAdapterConfig(MethodConfig):
+class STAdapterConfig(StreamConfig):
     """Settings of ST-Adapter; the defaults are the published 24x384 model."""
 
     name: ClassVar[str] = "st_adapter"
 
-    width: int | float = 384
-    """A, channels of the bottleneck; a fraction (0.5) is taken of each block's token width."""
     kernel_size: tuple[int, int, int] = (3, 1, 1)
     """Kernel of the depthwise convolution over frames, height, width; odd numbers."""
-    sites: tuple[Site, ...] = SITES
-    """Where adapters sit in a block: before "attention", before "mlp", or both."""
-    last_blocks: int | None = None
-    """Adapt only the last so many blocks; None adapts all."""
-    activation: Activation | None = None
-    """Non-linearity after the convolution; None as in the published code."""
     causal: bool = False
     """Look at the current and earlier frames only."""
     padding: TimePadding = field(default="zero", metadata=LATER)
@@ -67,30 +44,19 @@ class STAdapterConfig(MethodConfig):
         super().__post_init__()
         # JSON and YAML give lists; the dataclass stays hashable and comparable.
         object.__setattr__(self, "kernel_size", tuple(self.kernel_size))
-        object.__setattr__(self, "sites", tuple(self.sites))
-        if isinstance(self.width, float) and not 0 < self.width <= 1:
-            raise ValueError(f"width ({self.width}) as a fraction must be above 0 and at most 1")
-        if isinstance(self.width, int) and self.width < 1:
-            raise ValueError(f"width ({self.width}) must be at least 1 channel")
         if len(self.kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in self.kernel_size):
             raise ValueError(
                 f"kernel_size {self.kernel_size} must be three odd numbers (frames, height, width)"
-            )
-        unknown = [site for site in self.sites if site not in SITES]
-        if not self.sites or unknown or len(set(self.sites)) < len(self.sites):
-            raise ValueError(f"sites {self.sites} must be one or both of {SITES}")
-        if self.last_blocks is not None and self.last_blocks < 1:
-            raise ValueError(
-                f"last_blocks ({self.last_blocks}) must be at least 1, or None for all"
-            )
-        if self.activation is not None and self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation {self.activation!r} must be one of {', '.join(ACTIVATIONS)} or None"
             )
         if self.padding not in get_args(TimePadding):
             raise ValueError(f"padding {self.padding!r} must be one of {get_args(TimePadding)}")
         if self.dilation < 1:
             raise ValueError(f"dilation ({self.dilation}) must be at least 1 frame")
+
+    @property
+    def sees_order(self) -> bool:
+        """Unless the kernel is one frame long."""
+        return self.kernel_size[0] > 1
 
     def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
         """One `STAdapter` per site in each of the last blocks, and the published head.
@@ -98,17 +64,7 @@ class STAdapterConfig(MethodConfig):
         Raises:
             ValueError: `last_blocks` exceeds the backbone's depth.
         """
-        depth = len(backbone.blocks)
-        count = depth if self.last_blocks is None else self.last_blocks
-        if count > depth:
-            raise ValueError(
-                f"last_blocks ({count}) exceeds the {depth} blocks of backbone {backbone.id!r}"
-            )
-        adapters: dict[tuple[Site, int], nn.Module] = {
-            (site, i): STAdapter(backbone.blocks[i].width, self)
-            for i in range(depth - count, depth)
-            for site in self.sites
-        }
+        adapters = self.fill(backbone, lambda d, width: STAdapter(d, width, self))
         head = LinearHead(backbone.width, num_classes, dropout=self.dropout)
         return AdapterSet(self, head, adapters=adapters)
 
@@ -116,11 +72,8 @@ class STAdapterConfig(MethodConfig):
 class STAdapter(nn.Module):
     """One adapter; the identity as long as its convolution is zero, as it is at first."""
 
-    def __init__(self, token_width: int, config: STAdapterConfig) -> None:
+    def __init__(self, token_width: int, width: int, config: STAdapterConfig) -> None:
         super().__init__()
-        width = config.width
-        if isinstance(width, float):
-            width = max(1, round(width * token_width))
         self.causal, self.padding, self.dilation = config.causal, config.padding, config.dilation
         self.activation = ACTIVATIONS[config.activation] if config.activation else None
         self.down = nn.Linear(token_width, width)

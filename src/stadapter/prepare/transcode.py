@@ -3,8 +3,10 @@
 Frames become RGB exactly as `VideoReader` shows them (rotation applied, whatever the pixel format),
 scaled in the same step, and are encoded as yuv420p. Every frame of the source is one frame of the
 output with the same time, so that a sampler which counts frames chooses the same moments of both;
-a set frame rate changes that. Without B-frames, deblocking and arithmetic coding ("fastdecode")
-decoding takes half the time, for about a tenth more bytes.
+a set frame rate changes that.
+
+Between two pictures that others refer to stand three B-frames that none refers to: a reader that
+leaves these out decodes 3 pictures for a frame instead of 4.5 (on average, key frames 8 apart).
 
 Damage ends a file: an error or a frame marked as corrupt, a header that promises more than there
 is, a changed aspect. What decoded before it is kept if it is enough. `err_detect=explode` makes
@@ -508,7 +510,10 @@ class _Mp4:
         settings: PrepareConfig,
     ) -> None:
         interval = settings.keyframe_interval
-        structure = f"keyint={interval}:min-keyint=1:scenecut=0:open-gop=0:bframes=0"
+        structure = (
+            f"keyint={interval}:min-keyint=1:scenecut=0:open-gop=0"
+            ":bframes=3:b-adapt=0:b-pyramid=none"
+        )
         options = {
             "preset": settings.preset,
             "tune": "fastdecode",
@@ -619,8 +624,7 @@ def _describe(path: Path, num_frames: int) -> dict[str, Any]:
         packets = [packet for packet in container.demux(stream) if packet.size]
         if len(packets) != num_frames:
             raise RuntimeError(f"{path} has {len(packets)} frames, but {num_frames} were encoded")
-        last = packets[-1]
-        ticks = (last.pts or 0) + (last.duration or 0)
+        ticks = max((packet.pts or 0) + (packet.duration or 0) for packet in packets)
         duration = float(ticks * stream.time_base) if stream.time_base else 0.0
         return {
             "output_bytes": len(content),

@@ -156,13 +156,13 @@ def escape(value: Any) -> str:
     return _escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def document(title: str, body: str) -> str:
-    """The whole page; `body` is HTML."""
+def document(title: str, body: str, *, style: str = "") -> str:
+    """The whole page; `body` is HTML, `style` are rules of this page beside the common ones."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 

@@ -1,0 +1,42 @@
+"""The linear layers of a backbone's blocks, for methods that put something in their place."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from stadapter.backbones import Backbone
+from stadapter.methods.anatomy import block_linears
+
+QUERY_VALUE = ("qkv", "q_proj", "v_proj", "query", "value")
+"""How libraries call the layers that make queries and values, or all three together."""
+
+
+def choose_linears(
+    backbone: Backbone, targets: Sequence[str] | None, default: Sequence[str]
+) -> dict[str, nn.Linear]:
+    """Layers of the blocks whose names end in one of `targets` (whole words between dots).
+
+    Raises:
+        ValueError: a target that no layer answers to; of `default`, if none does.
+    """
+    known = block_linears(backbone)
+    chosen = {
+        name: linear
+        for name, linear in known.items()
+        if any(f".{name}".endswith(f".{target}") for target in targets or default)
+    }
+    idle = [t for t in targets or () if not any(f".{name}".endswith(f".{t}") for name in known)]
+    if idle or not chosen:
+        ends = dict.fromkeys(".".join(name.split(".")[-2:]) for name in known)
+        raise ValueError(
+            f"backbone {backbone.id!r} calls no linear layer {' or '.join(idle or default)} in its "
+            f"blocks; choose targets among {', '.join(ends)}"
+        )
+    return chosen
+
+
+def bare(linear: nn.Linear) -> nn.Linear:
+    """The same layer with the same parameters, whatever stands in for it or hooks into it."""
+    twin = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+    twin._parameters = linear._parameters  # the table, not its content: they move together
+    return twin
