@@ -1,6 +1,7 @@
 """Numbers against counting by hand; the same ones whatever workers and batches."""
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from stadapter.evaluate import (
     view_probabilities,
 )
 from stadapter.model import VideoClassifier
-from stadapter.recipe import evaluate_run
+from stadapter.recipe import Recipe, evaluate_run
 from stadapter.tasks import wilson_interval
 
 PLAIN = EvalConfig(num_workers=0, device="cpu")
@@ -166,6 +167,16 @@ def test_predictions_csv(tmp_path: Path) -> None:
     assert [row["path"] for row in read_predictions(path)] == ["/v/x, y.mp4", "/v/z.mp4"]
 
 
+def test_windows_of_a_file_have_their_times(tmp_path: Path) -> None:
+    space = LabelSpace.single_label("ab")
+    starts, ends = [0.0, 2.5], [2.5, math.nan]
+    clips = ClipTable(["/v/x.mp4"] * 2, [0, 1], space, starts, ends)
+    path = tmp_path / "predictions.csv"
+    path.write_text(predictions_csv(scores([[1.0, 0.0], [1.0, 0.0]], [0, 1], space), clips))
+    rows = read_predictions(path)
+    assert [(row["start"], row["end"]) for row in rows] == [("0.0", "2.5"), ("2.5", "")]
+
+
 # -- scoring -----------------------------------------------------------------------------------
 
 
@@ -216,6 +227,27 @@ def test_probabilities_are_the_mean_over_views(
     found = score_clips(model, clips, *settings, config).probabilities
     torch.testing.assert_close(found[0], torch.cat(one_by_one).mean(0))
     torch.testing.assert_close(found.sum(1), torch.ones(len(clips)))
+
+
+def test_the_middle_view_alone_and_durations_come_along(
+    model: VideoClassifier, clips: ClipTable, settings: tuple[Preprocessing, SamplingConfig]
+) -> None:
+    """With uniform frames and an odd number of parts, the middle view is that of a single one."""
+    one = score_clips(model, clips, *settings, PLAIN)
+    assert one.single_view is None
+    many = replace(PLAIN, num_temporal_views=3, num_spatial_views=3)
+    scored = score_clips(model, clips, *settings, many)
+    assert scored.single_view is not None
+    torch.testing.assert_close(scored.single_view, one.probabilities)
+    metrics = compute_metrics(scored, clips)
+    assert metrics["single_view"]["top1"] == compute_metrics(one, clips)["top1"]
+    assert one.durations is not None
+    frames = [10 + int(Path(path).stem.split()[1]) % 6 for path in clips.paths]
+    assert one.durations.tolist() == pytest.approx([n / 10 for n in frames], abs=0.01)
+    assert sum(part["num_clips"] for part in metrics["by_duration"]) == 18
+    window = replace(clips.take([0]), starts=[0.2], ends=[0.7])
+    [seconds] = score_clips(model, window, *settings, PLAIN).durations.tolist()
+    assert seconds == pytest.approx(0.5)
 
 
 def with_broken(clips: ClipTable, *places: int) -> ClipTable:
@@ -287,6 +319,38 @@ def test_evaluating_a_run_again_gives_its_scores(run_copy: Path) -> None:
     lines = predictions.splitlines()
     assert (run_copy / "predictions.csv").read_text().splitlines()[0] == lines[0]
     assert len(lines) == 1 + 3
+
+
+def test_a_score_names_what_it_was_computed_on(run_copy: Path, recipe: Recipe) -> None:
+    for metrics in (
+        json.loads((run_copy / "metrics.json").read_text()),
+        evaluate_run(run_copy, None, PLAIN),
+    ):
+        config = json.loads((run_copy / "adapter_config.json").read_text())
+        content = (run_copy / "adapter_model.safetensors").read_bytes()
+        assert metrics["checkpoint"] == {
+            "adapter_sha256": hashlib.sha256(content).hexdigest(),
+            "backbone": "tiny",
+            "backbone_fingerprint": config["backbone"]["fingerprint"],
+        }
+        assert metrics["seed"] == recipe.train.seed
+        assert (metrics["num_temporal_views"], metrics["num_spatial_views"]) == (1, 1)
+        assert len(metrics["clip_list_sha256"]) == 64
+        assert (metrics["num_clips"], metrics["num_broken"]) == (3, 0)
+        assert "torchmetrics" in metrics["versions"]
+    (run_copy / "recipe.yaml").unlink()
+    assert evaluate_run(run_copy, None, PLAIN)["seed"] is None
+
+
+def test_recall_and_precision_of_each_class_by_hand() -> None:
+    rows = torch.eye(4)[[0, 0, 1, 1, 2, 0]].tolist()  # what is said
+    metrics = compute_metrics(scores(rows, [0, 0, 0, 1, 1, 2]), table([0, 0, 0, 1, 1, 2], "abcd"))
+    assert metrics["recall_per_class"] == [pytest.approx(2 / 3), 1 / 2, 0, None]
+    assert metrics["precision_per_class"] == [pytest.approx(2 / 3), 1 / 2, 0, None]
+    rows = torch.eye(4)[[0, 0, 0]].tolist()
+    metrics = compute_metrics(scores(rows, [0, 0, 1]), table([0, 0, 1], "abcd"))
+    assert metrics["recall_per_class"] == [1, 0, None, None]
+    assert metrics["precision_per_class"] == [pytest.approx(2 / 3), None, None, None]
 
 
 def test_which_clips_are_scored(run_copy: Path, collection: Path, tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ OWNED = {
         "visualize/animation.py",
     },
     "PIL": {
-        "report/clips.py",
+        "report/frames.py",
+        "report/plots.py",
         "visualize/animation.py",
         "visualize/page.py",
         "visualize/paint.py",

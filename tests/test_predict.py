@@ -10,13 +10,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import CLASS_NAMES
+import torch
+from conftest import CLASS_NAMES, RECIPE
 
-from stadapter import Predictor
-from stadapter.data import SamplingConfig
-from stadapter.evaluate import EvalConfig, read_predictions
+from stadapter import Predictor, VideoClassifier
+from stadapter.data import ClipTable, Preprocessing, SamplingConfig, TestReader
+from stadapter.evaluate import EvalConfig, read_predictions, score_clips
 from stadapter.predict import Prediction
-from stadapter.recipe import evaluate_run
+from stadapter.recipe import build_model, evaluate_run
 from stadapter.tables import predictions_text, table_text
 
 
@@ -54,6 +55,40 @@ def test_training_eval_and_predict_say_the_same_about_a_file(
         assert trained["prediction"] == scored["prediction"] == prediction.labels[0]
         assert csv_by_class(scored) == pytest.approx(csv_by_class(trained), abs=2e-6)
         assert by_class(prediction) == pytest.approx(csv_by_class(trained), abs=2e-6)
+
+
+def test_one_preprocessing_gives_the_same_logits_everywhere(
+    trained_run: Path, collection: Path
+) -> None:
+    """For one file: what validation in training, `eval` and `predict` put into the model, and what
+    comes out of it, bit for bit."""
+    model = VideoClassifier.from_pretrained(trained_run)
+    info = model.adapter_set.info
+    _, in_training = build_model(RECIPE, info.space)
+    in_eval = Preprocessing.from_dict(info.preprocessing)
+    reader = Predictor(trained_run, device="cpu").reader
+    assert in_training == in_eval == reader.preprocessing
+    assert SamplingConfig(**info.sampling) == RECIPE.sampling == reader.sampling
+    [path, *_] = sorted(collection.rglob("*.mp4"))
+    outcomes = []
+    for sampling, preprocessing in (
+        (RECIPE.sampling, in_training),
+        (SamplingConfig(**info.sampling), in_eval),
+        (reader.sampling, reader.preprocessing),
+    ):
+        views = TestReader(sampling, preprocessing)(str(path))
+        with torch.no_grad():
+            outcomes.append((views, model(preprocessing.normalize(views))))
+    for views, logits in outcomes[1:]:
+        assert torch.equal(views, outcomes[0][0])
+        assert torch.equal(logits, outcomes[0][1])
+    table = ClipTable([str(path)], [0], info.space)
+    config = EvalConfig(num_workers=0, device="cpu")
+    scored = score_clips(model, table, in_training, RECIPE.sampling, config)
+    [predicted] = Predictor(trained_run, device="cpu").predict([path])
+    expected = outcomes[0][1].softmax(-1)
+    assert torch.equal(scored.probabilities, expected)
+    assert by_class(predicted) == dict(zip(CLASS_NAMES, expected[0].tolist(), strict=True))
 
 
 def test_with_several_views_too(

@@ -171,6 +171,14 @@ def test_frames_are_those_of_the_test(tmp_path, table):
     assert set(re.findall(r'width="\d+" height="\d+" alt', text)) == {'width="32" height="24" alt'}
 
 
+def test_videos_that_are_all_gone_are_noted_once_a_section(tmp_path):
+    space = LabelSpace("single_label", (NAMES,))
+    gone = ClipTable([f"/nowhere/{i}.mp4" for i in range(6)], [0, 0, 1, 1, 2, 2], space)
+    page, text = report(tmp_path, {"a": write_run(tmp_path, gone)})
+    assert text.count("No frames: no such file.") == 3  # examples, worst, best
+    assert "img" not in page.counts
+
+
 def test_missing_video_is_noted(tmp_path, run):
     page, _ = report(tmp_path, {"a": run})
     assert "No frames: no such file." in page.text

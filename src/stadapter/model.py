@@ -289,11 +289,14 @@ class VideoClassifier(nn.Module):
         kept = torch.cat([tokens[:, :P], tokens[:, shape.num_prefix :]], dim=1)
         return kept, shape._replace(num_prefix=P)
 
+    def pool(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """Last tokens (B*T, P+N, D) -> features (B, D), by the pooling of method or backbone."""
+        features: Tensor = (self.adapter_set.pool or self.backbone.pool)(tokens, shape)
+        return features
+
     def features(self, video: Tensor) -> Tensor:
         """Pooled features before the head: (B, T, C, H, W) -> (B, D)."""
-        pool = self.adapter_set.pool or self.backbone.pool
-        features: Tensor = pool(*self.run_blocks(*self.embed(video)))
-        return features
+        return self.pool(*self.run_blocks(*self.embed(video)))
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, T, C, H, W) -> logits (B, K)."""

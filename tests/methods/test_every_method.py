@@ -141,6 +141,27 @@ def test_bf16_autocast(row: str) -> None:
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("row", ONE_EACH)
+def test_blocks_computed_again_in_backward_give_the_same_gradients(row: str) -> None:
+    """Also where another model has taken the backbone in between."""
+    model = make(row).eval()
+    other = VideoClassifier(model.backbone, METHOD_TABLE["lora"].build(model.backbone, 2))
+    model.set_adapter("default")
+    with torch.no_grad():
+        for _, parameter in model.trained_parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    video = clips()
+    gradients = []
+    for every in (0, 1):
+        model.checkpoint_every = every
+        loss = model(video).square().sum()
+        with torch.no_grad():
+            other(video)
+        gradients.append(torch.autograd.grad(loss, [p for _, p in model.trained_parameters()]))
+    for again, kept in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, kept)
+
+
 @pytest.mark.parametrize("row", [row for row in ONE_EACH if row in FROZEN])
 def test_compiles_as_one_graph(row: str) -> None:
     """But for peft, some of whose layers look at the type of the weight."""

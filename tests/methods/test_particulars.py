@@ -1,15 +1,17 @@
 """What single methods say of themselves, beside what every method promises."""
 
 import copy
+import sys
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stadapter import create_backbone, create_model
 from stadapter.backbones import TokenShape
+from stadapter.cli.main import run
 from stadapter.methods import (
     METHODS,
     AIMConfig,
@@ -263,6 +265,8 @@ def test_what_does_not_fit_the_backbone(method: MethodConfig, message: str) -> N
         ("lora", {"rank": 0}, "rank"),
         ("lora", {"alpha": 0}, "alpha"),
         ("lora", {"lora_dropout": 1.0}, "lora_dropout"),
+        ("lora", {"targets": ()}, "targets is empty"),
+        ("peft", {"targets": []}, "targets is empty"),
         ("peft", {"settings": {"target_modules": ["qkv"]}}, "by targets"),
         ("temporal_attention", {"last_blocks": 0}, "last_blocks"),
         ("temporal_attention", {"num_frames": 0}, "num_frames"),
@@ -276,3 +280,53 @@ def test_what_does_not_fit_the_backbone(method: MethodConfig, message: str) -> N
 def test_impossible_settings(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         METHODS[name](**settings)
+
+
+def test_without_the_extra_peft_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"pip install stadapter\[peft\]"):
+        make(PeftConfig())
+    make(LoRAConfig())
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"),
+    [
+        (
+            ["lora", "--method.targets", "[qkv, mlp.fc1]", "--method.rank", "4"],
+            LoRAConfig(rank=4, targets=("qkv", "mlp.fc1")),
+        ),
+        (
+            ["peft", "--method.tuner", "lora", "--method.settings", '{"r": 4, "use_dora": true}'],
+            PeftConfig(settings={"r": 4, "use_dora": True}),
+        ),
+        (["peft", "--method.settings.r", "4"], PeftConfig(settings={"r": 4})),
+        (["spatial_adapter", "--method.width", "0.5"], SpatialAdapterConfig(width=0.5)),
+        (["prompt_tuning", "--method.deep=false"], PromptTuningConfig(deep=False)),
+    ],
+)
+def test_settings_on_the_command_line(
+    flags: list[str], method: MethodConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["info", "--backbone", "tiny", "--num_classes", "3", "--method", *flags]) == 0
+    _, trained = make(method).num_parameters()
+    assert f"{trained:,}" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_layers_that_are_a_kind_of_linear_are_changed_too() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    backbone = create_backbone("tiny", pretrained=False)
+    for module in backbone.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Doubled
+    bare = create_model(backbone, num_classes=2, method=LinearProbeConfig()).eval()
+    video = clips()
+    expected = bare.features(video)
+    for method in (LoRAConfig(), PeftConfig()):
+        model = create_model(backbone, num_classes=2, method=method).eval()
+        assert model.adapter_set.overrides
+        torch.testing.assert_close(model.features(video), expected)

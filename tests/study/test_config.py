@@ -48,6 +48,7 @@ def study(text: str = STUDY) -> StudyConfig:
         ("methods: {a: }\nfractions: [1.5]", "above 0 to 1"),
         ("methods: {a: }\nfractions: {value: [1]}", "unknown 'value'"),
         ("methods: {a: }\nepochs: [2.5]", "whole numbers"),
+        ("methods: {a: }\nepochs: {values: [2], same_steps: true}", "unknown 'same_steps'"),
         ("methods: {a: }\nepochs: {values: [2], methods: [b]}", "'b' is no entry of methods"),
         ("methods: {a: }\nablations: {of: b}", "'b' is no entry"),
         ("methods: {a: }\nablations: {of: a, vary: {width: 4}}", "must be a list"),
@@ -120,6 +121,15 @@ def test_the_runs_of_a_study() -> None:
     assert plan.ablations["width"] == {"4": plan.cells["small_width=4"], "8": base}
     assert plan.ablations["sites"]["attention,mlp"] is base
     assert plan.ablations["train.batch_size"]["16"] is base
+
+
+def test_fractions_of_the_clips_can_make_as_many_steps() -> None:
+    text = STUDY.replace("fractions: [0.25, 0.5]", "fractions: {values: [0.25], same_steps: true}")
+    cells = make_plan(study(text), recipe_from).cells
+    few, all_ = cells["small_train_fraction=0.25"], cells["small"]
+    assert few.recipe.train.epochs == 4 * all_.recipe.train.epochs
+    assert few.recipe.train.warmup_epochs == 4 * all_.recipe.train.warmup_epochs
+    assert few.work == all_.work
 
 
 def test_settings_of_an_entry_lie_over_those_of_every_run() -> None:

@@ -24,7 +24,7 @@ def pool_parameters(backbone: Backbone) -> set[str]:
 
 
 def block_linears(backbone: Backbone) -> dict[str, nn.Linear]:
-    """Plain linear layers that the blocks call, by name, in the order of the calls."""
+    """Linear layers that the blocks call, by name, in the order of the calls."""
     names = {module: name for name, module in backbone.named_modules()}
     called: dict[str, nn.Linear] = {}
 
@@ -32,7 +32,7 @@ def block_linears(backbone: Backbone) -> dict[str, nn.Linear]:
         assert isinstance(module, nn.Linear)
         called[names[module]] = module
 
-    linears = [module for module in names if type(module).forward is nn.Linear.forward]
+    linears = [module for module in names if isinstance(module, nn.Linear)]
     hooks = [module.register_forward_pre_hook(note) for module in linears]
     try:
         with torch.no_grad():

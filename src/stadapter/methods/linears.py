@@ -1,6 +1,6 @@
 """The linear layers of a backbone's blocks, for methods that put something in their place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -20,12 +20,11 @@ def choose_linears(
         ValueError: a target that no layer answers to; of `default`, if none does.
     """
     known = block_linears(backbone)
+    wanted = {target: _ending_in(target, known) for target in (targets or default)}
     chosen = {
-        name: linear
-        for name, linear in known.items()
-        if any(f".{name}".endswith(f".{target}") for target in targets or default)
+        name: known[name] for name in known if any(name in found for found in wanted.values())
     }
-    idle = [t for t in targets or () if not any(f".{name}".endswith(f".{t}") for name in known)]
+    idle = [target for target, found in wanted.items() if targets and not found]
     if idle or not chosen:
         ends = dict.fromkeys(".".join(name.split(".")[-2:]) for name in known)
         raise ValueError(
@@ -35,8 +34,13 @@ def choose_linears(
     return chosen
 
 
+def _ending_in(target: str, names: Iterable[str]) -> set[str]:
+    return {name for name in names if f".{name}".endswith(f".{target}")}
+
+
 def bare(linear: nn.Linear) -> nn.Linear:
     """The same layer with the same parameters, whatever stands in for it or hooks into it."""
     twin = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+    twin.__class__ = type(linear)  # frozen weights may be stored and multiplied in their own way
     twin._parameters = linear._parameters  # the table, not its content: they move together
     return twin

@@ -39,6 +39,8 @@ class LoRAConfig(MethodConfig):
         super().__post_init__()
         if self.targets is not None:
             object.__setattr__(self, "targets", tuple(self.targets))
+            if not self.targets:
+                raise ValueError("targets is empty; name linear layers, or None for the usual ones")
         if self.rank < 1:
             raise ValueError(f"rank ({self.rank}) must be at least 1")
         if self.alpha <= 0:

@@ -43,6 +43,8 @@ class PeftConfig(MethodConfig):
         object.__setattr__(self, "settings", dict(self.settings))
         if self.targets is not None:
             object.__setattr__(self, "targets", tuple(self.targets))
+            if not self.targets:
+                raise ValueError("targets is empty; name linear layers, or None for the usual ones")
         if "target_modules" in self.settings:
             raise ValueError("say which layers are tuned by targets, not by target_modules")
 

@@ -1,10 +1,7 @@
 """Bytes: as people write them, as a process uses them, as a backward pass keeps them."""
 
-import ctypes
-import gc
 import os
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from weakref import WeakSet
@@ -69,7 +66,6 @@ class MemoryGauge:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
-        _give_back_freed()
         try:
             (_PROCESS / "clear_refs").write_text("5")  # Linux: the resident peak starts again
         except OSError:
@@ -119,15 +115,6 @@ class _Kept:
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors that share nothing."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _give_back_freed() -> None:
-    """What the allocator keeps of freed memory would count for whoever comes next."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-        if trim is not None:
-            trim(0)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
@@ -85,14 +86,11 @@ class Probe:
     """A process with a recipe's model; a context manager."""
 
     def __init__(self, recipe: Recipe, space: LabelSpace) -> None:
-        context = _context()
-        self._connection, other = context.Pipe()
-        threads = torch.get_num_threads()
-        arguments = (other, _measured(recipe), space, threads)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
-        other.close()
-        self.facts: ModelFacts = self._answer()
+        self._arguments = (_measured(recipe), space, torch.get_num_threads())
+        self._connection: Connection
+        self._process: BaseProcess
+        self._largest = 0
+        self.facts = self._start()
         """Of the model."""
 
     def __enter__(self) -> "Probe":
@@ -104,10 +102,7 @@ class Probe:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._connection.close()
-        self._process.join(5)
-        self._process.kill()
-        self._process.join()
+        self._stop()
 
     def measure(self, batch_size: int, accumulation_steps: int = 1) -> Measurement:
         """Train for three steps of that batch, of which two count.
@@ -117,9 +112,30 @@ class Probe:
             ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError: what
                 training with this recipe raises.
         """
+        if batch_size < self._largest:  # the allocator still holds what a larger batch took
+            self._stop()
+            self._start()
+        self._largest = batch_size
         self._connection.send((batch_size, accumulation_steps))
         answer: Measurement = self._answer()
         return answer
+
+    def _start(self) -> ModelFacts:
+        context = _context()
+        self._largest = 0
+        self._connection, other = context.Pipe()
+        arguments = (other, *self._arguments)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        other.close()
+        facts: ModelFacts = self._answer()
+        return facts
+
+    def _stop(self) -> None:
+        self._connection.close()
+        self._process.join(5)
+        self._process.kill()
+        self._process.join()
 
     def _answer(self) -> Any:
         try:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stadapter.report.frames import Frames
-from stadapter.report.page import escape, percent, plural
+from stadapter.report.page import NOTE, escape, percent, plural
 from stadapter.report.record import RunRecord, ScoredClip, best_run
 
 MAX_EXAMPLES = 24
@@ -26,14 +26,19 @@ def class_examples(group: Sequence[RunRecord], frames: Frames) -> str:
     names = [name for name in run.space.vocabularies[0] if name in by_class]
     if not names:
         return ""
-    items = [_example(run, by_class[name], frames, title=name) for name in names[:MAX_EXAMPLES]]
+    shown = names[:MAX_EXAMPLES]
+    strips, why = _or_one_note([frames.strip(run, by_class[name]) for name in shown])
+    items = [
+        _example(by_class[name], strip, title=name)
+        for name, strip in zip(shown, strips, strict=True)
+    ]
     left_out = len(names) - MAX_EXAMPLES
     more = f" {plural(left_out, 'more class', 'more classes')} left out." if left_out > 0 else ""
     by = f" by {escape(run.name)}" if len(group) > 1 else ""
     return (
         "<h2>What the model sees</h2><p>The first clip of each class that was classified correctly"
         f"{by} (any clip where there is none), at the resolution, crop and frames of the test."
-        f'{more}</p><ul class="clips">{"".join(items)}</ul>'
+        f'{more}</p>{why}<ul class="clips">{"".join(items)}</ul>'
     )
 
 
@@ -66,21 +71,29 @@ def worst_and_best(run: RunRecord, frames: Frames) -> str:
 
 def _thumbs(run: RunRecord, clips: Sequence[ScoredClip], frames: Frames) -> str:
     items = []
-    for clip in clips:
+    pictures, why = _or_one_note([frames.animation(run, clip) for clip in clips])
+    for clip, picture in zip(clips, pictures, strict=True):
         said = f"predicted {escape(clip.prediction or 'no class')} at {percent(clip.score)}<br>"
         items.append(
-            f'<li>{frames.animation(run, clip)}<div class="what">'
+            f'<li>{picture}<div class="what">'
             f"<b>{escape(clip.label or 'no class')}</b> at {percent(clip.label_score)}<br>"
             f"{'' if clip.correct else said}{_file(clip)}</div></li>"
         )
-    return f'<ul class="thumbs">{"".join(items)}</ul>'
+    return f'{why}<ul class="thumbs">{"".join(items)}</ul>'
 
 
-def _example(run: RunRecord, clip: ScoredClip, frames: Frames, *, title: str) -> str:
+def _or_one_note(pictures: list[str]) -> tuple[list[str], str]:
+    """Nothing and one note where several pictures are all the same one."""
+    if len(pictures) > 1 and len(set(pictures)) == 1 and pictures[0].startswith(NOTE):
+        return [""] * len(pictures), pictures[0]
+    return pictures, ""
+
+
+def _example(clip: ScoredClip, strip: str, *, title: str) -> str:
     whole = "" if clip.label == title else f"{escape(clip.label)}<br>"
     wrong = "" if clip.correct else f"predicted {escape(clip.prediction or 'no class')}<br>"
     what = f"<b>{escape(title)}</b><br>{whole}{wrong}{_file(clip)}"
-    return f'<li><div class="what">{what}</div>{frames.strip(run, clip)}</li>'
+    return f'<li><div class="what">{what}</div>{strip}</li>'
 
 
 def _file(clip: ScoredClip) -> str:

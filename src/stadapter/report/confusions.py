@@ -42,11 +42,9 @@ def confusion_section(run: RunRecord, kind: str, name: str) -> str:
 
 
 def _whole_matrix(counts: Counts, names: Sequence[str], name: str) -> str:
-    text = (
-        "<p>True classes down, predictions across; numbers are clips, colour is the share of the "
-        "row.</p>"
-    )
-    return text + _two_orders(counts, names, name)
+    numbers = "numbers are clips, " if len(names) <= NUM_WORST else ""
+    text = f"True classes down, predictions across; {numbers}colour is the share of the row."
+    return f"<p>{text}</p>" + _two_orders(counts, names, name)
 
 
 def _two_orders(counts: Counts, names: Sequence[str], name: str) -> str:

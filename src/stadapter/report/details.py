@@ -36,7 +36,7 @@ _NOT_SETTINGS = frozenset(
     [
         *("num_clips", "num_broken", "broken", "broken_train", "class_names", "label_space"),
         *("clip_list_sha256", "average_precision", "clips_per_class", "seconds", "versions"),
-        *("by_duration", "by_source"),
+        *("by_duration", "by_source", "bootstrap", "calibration", "single_view", "checkpoint"),
         *(f"{kind}{name}_per_class" for kind in _KINDS for name in ("recall", "precision")),
         *(name for task in TASKS.values() for name in (*task.numbers, *task.matrices.values())),
         *(f"{name}_interval95" for task in TASKS.values() for name in task.numbers),
@@ -86,8 +86,28 @@ def _facts(run: RunRecord, *, alone: bool) -> str:
     if run.num_trained is not None and run.file_bytes is not None and not alone:
         entries.append(("Trained parameters", f"{run.num_trained:,}"))
         entries.append(("Adapter file", size(run.file_bytes)))
+    entries += _training(metrics.get("training"))
     entries += [(name, f"<code>{escape(text[:12])}</code>") for name, text in _hashes(metrics)]
     return facts(entries) if entries else ""
+
+
+def _training(record: Any) -> list[tuple[str, str]]:
+    """What the training cost, as far as it is known."""
+    known = record if isinstance(record, dict) else {}
+    values = {key: number(value) for key, value in known.items()}
+    shown = {
+        "seconds": ("Time to train", duration),
+        "clips_per_second": ("Clips per second", lambda x: f"{x:.3g}"),
+        "peak_memory_bytes": ("Peak memory in training", size),
+        "num_processes": ("Processes", lambda x: f"{x:.0f}"),
+    }
+    found = [
+        (name, write(value))
+        for key, (name, write) in shown.items()
+        if (value := values.get(key)) is not None
+    ]
+    device = known.get("device")
+    return found + ([("Device", escape(device))] if isinstance(device, str) else [])
 
 
 def _hashes(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -240,9 +240,13 @@ def tile(name: str, value: str, sub: str, *, best: bool = False) -> str:
     )
 
 
+NOTE = '<p class="note">'
+"""How a note begins."""
+
+
 def note(text: str) -> str:
     """Something the reader must not overlook."""
-    return f'<p class="note">{escape(text)}</p>'
+    return f"{NOTE}{escape(text)}</p>"
 
 
 def percent(share: float) -> str:

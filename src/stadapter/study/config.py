@@ -31,6 +31,8 @@ class Sweep:
     """The values; that of the entry itself is added by the plan."""
     methods: tuple[str, ...]
     """Names of entries of `methods`."""
+    same_steps: bool = False
+    """Of fractions: more epochs where there are fewer clips, so that all make as many steps."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,11 @@ def _sweep(
     if given is None:
         return None
     sweep = given if isinstance(given, dict) else {"values": given}
-    _refuse_unknown(sweep, ["values", "methods"], key)
+    known = ["values", "methods", *(["same_steps"] if key == "fractions" else [])]
+    _refuse_unknown(sweep, known, key)
+    same_steps = sweep.get("same_steps", False)
+    if not isinstance(same_steps, bool):
+        raise ValueError(f"{key}.same_steps ({same_steps}) must be true or false")
     values = sweep.get("values")
     if not isinstance(values, list) or not values or not all(map(fits, values)):
         raise ValueError(f"{key} ({values}) must be a list of values {rule}")
@@ -270,7 +276,7 @@ def _sweep(
         raise ValueError(f"{key}.methods ({methods}) must be a list of names")
     for name in methods:
         _check_entry(name, names, f"{key}.methods")
-    return Sweep(tuple(values), tuple(methods))
+    return Sweep(tuple(values), tuple(methods), same_steps)
 
 
 def _ablations(content: Any, names: tuple[str, ...]) -> Ablations | None:

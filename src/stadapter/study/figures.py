@@ -5,14 +5,13 @@ are one standard deviation of them or, with one seed, Wilson's 95% interval over
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stadapter.atomic import atomic_path
-from stadapter.study.plan import Plan, Series
-from stadapter.study.results import SCORE, CellResult, score_of
+from stadapter.study.results import SCORE, CellResult, Material, score_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,33 +48,6 @@ class Drawn:
     """Which it answers."""
     note: str
     """How to read it."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """What all figures draw from."""
-
-    plan: Plan
-    cells: Mapping[str, CellResult]
-    """Finished cells by name."""
-    groups: Sequence[str]
-    """Groups of classes that are scored by themselves."""
-    score: str
-    """Title of the headline number, such as "Top-1"."""
-    bounds: Mapping[str, float]
-    """Group -> what a method that is blind to order cannot exceed on it."""
-
-    def found(self, series: Series) -> list[tuple[str, CellResult]]:
-        """Value and result of the cells of a series that have finished."""
-        return [(v, self.cells[c.name]) for v, c in series.items() if c.name in self.cells]
-
-    def style(self, entry: str) -> int:
-        """Number of an entry's colour and marker, the same in all figures."""
-        return [cell.entry for cell in self.plan.entries].index(entry)
-
-    def entries(self) -> list[CellResult]:
-        """Finished entries of the study, in its order."""
-        return [self.cells[c.name] for c in self.plan.entries if c.name in self.cells]
 
 
 def require_matplotlib() -> None:
@@ -181,8 +153,12 @@ def _fractions(material: Material) -> Made:
     return figure, Drawn(
         "fractions",
         "How much accuracy does a method give for the clips it is shown?",
-        "Smaller fractions are parts of the larger ones, chosen in each class by the seed. The "
-        "epochs are the same, so fewer clips also mean fewer steps.",
+        "Smaller fractions are parts of the larger ones, chosen in each class by the seed. "
+        + (
+            "All make as many steps: with fewer clips there are more epochs."
+            if material.same_steps
+            else "The epochs are the same, so fewer clips also mean fewer steps."
+        ),
     )
 
 

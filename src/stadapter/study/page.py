@@ -16,9 +16,16 @@ from stadapter.report.page import (
     table,
 )
 from stadapter.study.cost import Cost
-from stadapter.study.figures import Drawn, Material
+from stadapter.study.figures import Drawn
 from stadapter.study.plan import Cell
-from stadapter.study.results import SCORE, CellResult, RunResult, score_of, sees_order
+from stadapter.study.results import (
+    SCORE,
+    CellResult,
+    Material,
+    RunResult,
+    score_of,
+    sees_order,
+)
 
 
 def write_page(
@@ -111,7 +118,7 @@ def _columns(material: Material) -> list[Column]:
 
     groups = [(group, of(score_of(group), percent)) for group in material.groups]
     return [
-        ("sees order", lambda cell: sees_order(cell.cell) or "not known"),
+        ("sees order", lambda cell: sees_order(cell.cell)),
         ("trained parameters", of("num_trained", lambda x: f"{x:,.0f}")),
         ("file", of("adapter_bytes", size)),
         ("seconds per epoch", of("seconds_per_epoch", lambda x: f"{x:.1f}")),

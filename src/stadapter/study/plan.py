@@ -118,10 +118,10 @@ def make_plan(study: StudyConfig, parse: ParseRecipe) -> Plan:
         recipe = _parse(parse, settings, f"every_method ({name})")
         plan.entries.append(plan.add(Cell(name, recipe)))
     for name, base in _swept(study.fractions, entries):
+        assert study.fractions is not None
+        same_steps = study.fractions.same_steps
         cells = [
-            plan.add(
-                replace(base, train_fraction=value, setting="train_fraction", value=f"{value:g}")
-            )
+            plan.add(_fraction(base, value, same_steps=same_steps))
             for value in _with(study.fractions, 1.0)
         ]
         plan.fractions[name] = {f"{cell.train_fraction:g}": cell for cell in cells}
@@ -164,6 +164,25 @@ def _other_methods(study: StudyConfig, plan: Plan) -> list[tuple[str, Settings]]
         base = {key: value for key, value in study.recipe.items() if key != "method"}
         found.append((name, _merged(base, changes)))
     return found
+
+
+def _fraction(base: Cell, value: float, *, same_steps: bool) -> Cell:
+    """The cell that trains on a share of the clips, for the same epochs or the same steps."""
+    train = base.recipe.train
+    if same_steps:
+        train = replace(
+            train,
+            epochs=max(1, round(train.epochs / value)),
+            warmup_epochs=train.warmup_epochs / value,
+            eval_every=max(1, round(train.eval_every / value)),
+        )
+    return replace(
+        base,
+        recipe=replace(base.recipe, train=train),
+        train_fraction=value,
+        setting="train_fraction",
+        value=f"{value:g}",
+    )
 
 
 def _ablation(

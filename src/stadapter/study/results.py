@@ -13,7 +13,7 @@ from stadapter.atomic import atomic_path, write_text
 from stadapter.checkpoint import TENSORS
 from stadapter.evaluate import read_predictions
 from stadapter.run import RunFolder
-from stadapter.study.plan import Cell, Plan, StudyRun
+from stadapter.study.plan import Cell, Plan, Series, StudyRun
 from stadapter.tasks import TASKS, wilson_interval
 
 COSTS = (
@@ -31,9 +31,8 @@ SCORE = "score"
 
 
 def sees_order(cell: Cell) -> str:
-    """Whether a method can tell a clip from its reverse: yes, no, or "" where it does not say."""
-    answer: bool | None = getattr(cell.recipe.method, "sees_order", None)
-    return "" if answer is None else "yes" if answer else "no"
+    """Whether the order of a clip's frames can change what the method says: yes or no."""
+    return "yes" if cell.recipe.method.sees_order else "no"
 
 
 def score_of(group: str) -> str:
@@ -75,6 +74,36 @@ class CellResult:
     interval: tuple[float, float] | None
     """Wilson's 95% interval of the mean score as a share of the validation clips; None where the
     score is no share of clips."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What figures and tables show."""
+
+    plan: Plan
+    cells: Mapping[str, CellResult]
+    """Finished cells by name."""
+    groups: Sequence[str]
+    """Groups of classes that are scored by themselves."""
+    score: str
+    """Title of the headline number, such as "Top-1"."""
+    bounds: Mapping[str, float]
+    """Group -> what a method that is blind to order cannot exceed on it."""
+
+    same_steps: bool
+    """Whether fractions of the clips make as many steps as all of them."""
+
+    def found(self, series: Series) -> list[tuple[str, CellResult]]:
+        """Value and result of the cells of a series that have finished."""
+        return [(v, self.cells[c.name]) for v, c in series.items() if c.name in self.cells]
+
+    def style(self, entry: str) -> int:
+        """Number of an entry's colour and marker, the same in all figures."""
+        return [cell.entry for cell in self.plan.entries].index(entry)
+
+    def entries(self) -> list[CellResult]:
+        """Finished entries of the study, in its order."""
+        return [self.cells[c.name] for c in self.plan.entries if c.name in self.cells]
 
 
 def read_metrics(folder: RunFolder) -> dict[str, Any] | None:

@@ -17,12 +17,13 @@ from stadapter.run import RunFolder
 from stadapter.study.child import Task
 from stadapter.study.config import StudyConfig
 from stadapter.study.cost import Cost
-from stadapter.study.figures import Drawn, Material, draw_figures, require_matplotlib
+from stadapter.study.figures import Drawn, draw_figures, require_matplotlib
 from stadapter.study.lock import locked
 from stadapter.study.page import cost_text, summary_rows, write_page
 from stadapter.study.plan import ParseRecipe, Plan, StudyRun, make_plan
 from stadapter.study.pool import num_slots, run_tasks
 from stadapter.study.results import (
+    Material,
     RunResult,
     cell_results,
     headline,
@@ -149,11 +150,12 @@ def run_study(
         groups = _groups(study)
         _check_begun(folder, plan)
         _check_same_clips(study, folder, plan, data, collection)
+        reasons: dict[str, str] = {}
         try:
             with caught_signals():
-                reasons = _train(study, folder, plan, data, lock)
+                _train(study, folder, plan, data, lock, reasons)
         except (KeyboardInterrupt, Terminated):
-            _write(study, folder, plan, groups, {})  # of what is there
+            _write(study, folder, plan, groups, reasons)  # of what is there
             raise
         return _write(study, folder, plan, groups, reasons)
 
@@ -228,9 +230,14 @@ def _check_same_clips(
 
 
 def _train(
-    study: StudyConfig, folder: StudyFolder, plan: Plan, data: str, lock: int
-) -> dict[str, str]:
-    """Train what is not finished; returns why runs failed, by name."""
+    study: StudyConfig,
+    folder: StudyFolder,
+    plan: Plan,
+    data: str,
+    lock: int,
+    reasons: dict[str, str],
+) -> None:
+    """Train what is not finished; adds to `reasons` why runs failed, by name."""
     cost = Cost.load(folder.cost)
     finished = [run for run in plan.runs if read_metrics(folder.run(run)) is not None]
     todo = [run for run in plan.runs if run not in finished]
@@ -240,7 +247,6 @@ def _train(
         f"{len(plan.runs)} runs, {len(finished)} of them finished before; {count} at a time"
     )
     _say_cost(cost, plan, finished, todo, count)
-    reasons: dict[str, str] = {}
     begun, wall = time.monotonic(), cost.wall
     tasks = [(run, _task(study, folder, run, data), folder.log(run)) for run in todo]
     with progress_bar("runs", len(plan.runs), completed=len(finished)) as bar:
@@ -263,7 +269,6 @@ def _train(
             bar.advance()
             _say_ended(run, ended.seconds, reason, read_metrics(folder.run(run)))
             _say_cost(cost, plan, finished, todo, count)
-    return reasons
 
 
 def _task(study: StudyConfig, folder: StudyFolder, run: StudyRun, data: str) -> Task:
@@ -316,6 +321,7 @@ def _write(
         groups=list(groups),
         score=headline(metrics)[1] if metrics else "",
         bounds={group: bound for group, bound in bounds.items() if group in groups},
+        same_steps=study.fractions is not None and study.fractions.same_steps,
     )
     if cells:
         figures = draw_figures(folder.figures, material)

@@ -106,7 +106,7 @@ def clip_maps(
     tokens, shape = model.embed(video)
     with _watched(backbone) as trace:
         tokens, shape = model.run_blocks(tokens, shape)
-    logits: Tensor = model.adapter_set.head(backbone.pool(tokens, shape))[0]
+    logits: Tensor = model.adapter_set.head(model.pool(tokens, shape))[0]
     if kind == "patch_norm":
         arrived = [seen.arrived for seen in trace[1:]] + [tokens]
         return {i: _norms(trace[i], arrived[i]) for i in blocks}, logits
