@@ -415,3 +415,11 @@ def test_other_frames_and_resolution(run_copy: Path) -> None:
 def test_impossible_settings_are_refused(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{setting} \({value}\)"):
         EvalConfig(**{setting: value})
+
+
+def test_another_evaluation_keeps_what_the_training_cost(run_copy: Path) -> None:
+    before = json.loads((run_copy / "metrics.json").read_text())["training"]
+    assert evaluate_run(run_copy, None, PLAIN)["training"] == before
+    assert json.loads((run_copy / "metrics.json").read_text())["training"] == before
+    (run_copy / "metrics.json").unlink()
+    assert "training" not in evaluate_run(run_copy, None, PLAIN)

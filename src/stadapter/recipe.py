@@ -4,6 +4,7 @@
 recipe.yaml in the run folder, and that file is itself a recipe.
 """
 
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -227,6 +228,8 @@ def evaluate_run(
     with _listing_broken(run, split, ranks):
         scores = score_clips(model, table, preprocessing, sampling, config, ranks=ranks)
     context = _context(split, preprocessing, sampling, config) | {"seed": _seed(run)}
+    if training := _training_cost(run):
+        context["training"] = training
     return _write(run, model.adapter_set.config.name, scores, table, context, ranks)
 
 
@@ -297,6 +300,15 @@ def recipe_yaml(recipe: Recipe, data: str | Path) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
     head = f"# data: {data}\n# {versions}\n# {platform.platform()}, {platform.machine()}\n"
     return head + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _training_cost(run: RunFolder) -> dict[str, Any] | None:
+    """What metrics.json says of the training, which another evaluation does not change."""
+    try:
+        content = json.loads(run.metrics.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return content.get("training") if isinstance(content, dict) else None
 
 
 def _seed(run: RunFolder) -> int | None:
