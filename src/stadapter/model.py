@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from stadapter.backbones import Backbone, TokenShape, create_backbone
+from stadapter.backbones.frozen import Storage, store_frozen
 from stadapter.checkpoint import (
     load_adapter_config,
     load_adapter_set,
@@ -340,6 +341,7 @@ def create_model(
     method: MethodConfig | None = None,
     backbone_weights: str | Path | None = None,
     pretrained: bool = True,
+    backbone_storage: Storage = "fp32",
 ) -> VideoClassifier:
     """Put a method's adapters and a fresh head on a frozen image transformer.
 
@@ -349,6 +351,7 @@ def create_model(
         method: what to add; `STAdapterConfig()` by default.
         backbone_weights: local file with the pretrained weights, for a backbone given by name.
         pretrained: False takes random weights (the same each time) instead of the Hub's.
+        backbone_storage: type in which frozen weights are kept; see `store_frozen`.
 
     Raises:
         ValueError: unknown backbone, impossible settings.
@@ -361,4 +364,14 @@ def create_model(
     elif backbone_weights is not None:
         raise ValueError("backbone_weights goes with a backbone given by name, not with a module")
     method = method or STAdapterConfig()
-    return VideoClassifier(backbone, method.build(backbone, num_classes))
+    if backbone_storage not in method.storages:
+        raise ValueError(
+            f"backbone_storage {backbone_storage} does not go with method {method.name!r}; with "
+            f"it, frozen weights are stored in {' or '.join(method.storages)}"
+        )
+    fingerprint = backbone.fingerprint()  # of the weights as they were pretrained
+    if backbone_storage != "fp32":
+        # Before adapters find the layers they attach to.
+        store_frozen(backbone.requires_grad_(False), backbone_storage)
+    adapter_set = method.build(backbone, num_classes)
+    return VideoClassifier(backbone, adapter_set, backbone_fingerprint=fingerprint)

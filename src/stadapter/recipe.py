@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from stadapter.atomic import write_text
+from stadapter.backbones.frozen import Storage
 from stadapter.checkpoint import TENSORS, library_versions
 from stadapter.data import (
     AugmentConfig,
@@ -55,6 +56,9 @@ class Recipe:
     """Local file with its pretrained weights; None takes the package's or the Hub's."""
     pretrained: bool = True
     """False starts from random weights."""
+    backbone_storage: Storage = "fp32"
+    """Type in which frozen weights are kept in memory: bf16 (half; with precision bf16) or int8 (a
+    quarter of the linear layers). The run is scored so; `eval` and `predict` use fp32."""
     method: MethodConfig = field(default_factory=STAdapterConfig)
     """What is trained on top of it."""
     resolution: int | tuple[int, int] | None = None
@@ -267,6 +271,11 @@ def build_model(recipe: Recipe, space: LabelSpace) -> tuple[VideoClassifier, Pre
     Raises:
         ValueError, FileNotFoundError: a backbone, method or resolution that cannot be used.
     """
+    if recipe.backbone_storage == "bf16" and recipe.train.precision != "bf16":
+        raise ValueError(
+            f"backbone_storage bf16 goes with precision bf16, not {recipe.train.precision}; int8 "
+            "goes with any"
+        )
     torch.manual_seed(recipe.train.seed)
     model = create_model(
         recipe.backbone,
@@ -274,6 +283,7 @@ def build_model(recipe: Recipe, space: LabelSpace) -> tuple[VideoClassifier, Pre
         method=recipe.method,
         backbone_weights=recipe.backbone_weights,
         pretrained=recipe.pretrained,
+        backbone_storage=recipe.backbone_storage,
     )
     pixels = model.backbone.pixels
     resolution = recipe.resolution or pixels.resolution

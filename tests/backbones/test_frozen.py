@@ -1,6 +1,9 @@
 """Frozen weights stored smaller, and blocks computed again in backward: in every family."""
 
 import copy
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +13,11 @@ from torch import Tensor, nn
 
 from stadapter import FullFinetuneConfig, STAdapterConfig, VideoClassifier, create_model
 from stadapter.backbones import create_backbone
-from stadapter.backbones.frozen import Int8Linear, store_frozen
+from stadapter.backbones.frozen import Int8Linear, Storage, store_frozen
+from stadapter.evaluate import EvalConfig
+from stadapter.methods import METHODS
 from stadapter.ops import frozen_linear, product_dtype
+from stadapter.recipe import Recipe, evaluate_run, train_recipe
 
 
 def num_bytes(module: nn.Module) -> int:
@@ -111,3 +117,36 @@ def test_trained_weights_and_unknown_storage_are_refused() -> None:
         store_frozen(model.backbone, "int8")
     with pytest.raises(ValueError, match=r"storage \(int4\) must be fp32, bf16 or int8"):
         store_frozen(create_backbone("tiny", pretrained=False), "int4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("storage", ["bf16", "int8"])
+def test_every_method_trains_on_smaller_weights_or_refuses(name: str, storage: Storage) -> None:
+    config = METHODS[name]()
+    if "num_frames" in {f.name for f in fields(config)}:
+        config = replace(config, num_frames=2)  # type: ignore[call-arg]
+    settings: dict[str, Any] = {"num_classes": 2, "method": config, "pretrained": False}
+    if storage not in config.storages:
+        with pytest.raises(ValueError, match=rf"backbone_storage {storage} does not go with"):
+            create_model("tiny", **settings, backbone_storage=storage)
+        return
+    model = create_model("tiny", **settings, backbone_storage=storage).train()
+    assert model.backbone_fingerprint == create_model("tiny", **settings).backbone_fingerprint
+    frozen = [p.clone() for p in model.backbone.parameters()]
+    optimizer = torch.optim.SGD([p for _, p in model.trained_parameters()], lr=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=storage == "bf16"):
+        loss = F.cross_entropy(model(torch.randn(2, 2, 3, 32, 32)).float(), torch.tensor([0, 1]))
+    loss.backward()
+    optimizer.step()
+    assert all(p.dtype == torch.float32 for _, p in model.trained_parameters())
+    assert all(torch.equal(a, b) for a, b in zip(model.backbone.parameters(), frozen, strict=True))
+
+
+def test_a_run_on_smaller_weights(collection: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Its adapter file fits the weights as they were pretrained."""
+    small = replace(recipe, backbone_storage="int8")
+    train_recipe(small, collection, tmp_path / "run")
+    evaluate_run(tmp_path / "run", None, EvalConfig(device="cpu", num_workers=0))
+    with pytest.raises(ValueError, match="bf16 goes with precision bf16, not fp32"):
+        train_recipe(replace(recipe, backbone_storage="bf16"), collection, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -21,6 +21,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from stadapter.backbones import Backbone, Block, TokenShape
+from stadapter.backbones.frozen import Storage
 from stadapter.methods.bottleneck import (
     Bottleneck,
     BottleneckConfig,
@@ -37,6 +38,8 @@ class AIMConfig(BottleneckConfig):
     """Settings of AIM; the defaults are the published ones."""
 
     name: ClassVar[str] = "aim"
+    # Its own norms read the residual stream, which bf16 would make bf16.
+    storages: ClassVar[tuple[Storage, ...]] = ("fp32", "int8")
 
     width: int | float = 0.25
     """A, channels of the bottleneck; a fraction (0.25) is taken of each block's token width."""

@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from stadapter.backbones import Backbone
+from stadapter.backbones.frozen import Storage
 from stadapter.methods.heads import LinearHead
 from stadapter.methods.linears import QUERY_VALUE, bare, choose_linears
 from stadapter.methods.method import AdapterSet, MethodConfig
@@ -24,6 +25,8 @@ class LoRAConfig(MethodConfig):
     """Settings of LoRA."""
 
     name: ClassVar[str] = "lora"
+    # Int8 layers are no longer those that it changes.
+    storages: ClassVar[tuple[Storage, ...]] = ("fp32", "bf16")
 
     rank: int = 8
     """r, rank of each update."""

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from stadapter.backbones import NO_OVERRIDES, Backbone, TokenShape
+from stadapter.backbones.frozen import Storage
 from stadapter.data.labels import LabelSpace
 from stadapter.methods.heads import LinearHead
 
@@ -50,6 +51,8 @@ class MethodConfig(ABC):
     """Whether it changes pretrained weights, so that the backbone cannot be shared."""
     starts_unchanged: ClassVar[bool] = True
     """Whether the features are those of the bare backbone before the first step of training."""
+    storages: ClassVar[tuple[Storage, ...]] = ("fp32", "bf16", "int8")
+    """Types in which the backbone's frozen weights may be stored under it."""
 
     dropout: float = 0.5
     """Dropout before the linear head, 0 to below 1 (0.5 as published)."""
@@ -79,6 +82,7 @@ class BackboneConfig(MethodConfig):
     """Settings of methods that train weights of the backbone itself."""
 
     trains_backbone: ClassVar[bool] = True
+    storages: ClassVar[tuple[Storage, ...]] = ("fp32",)
 
     backbone_lr_scale: float = 0.1
     """Factor on the learning rate for pretrained weights; the fresh head takes the full rate."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from stadapter._torchvision import ensure_torchvision
 from stadapter.backbones import Backbone
+from stadapter.backbones.frozen import Storage
 from stadapter.methods.heads import LinearHead
 from stadapter.methods.linears import QUERY_VALUE, bare, choose_linears
 from stadapter.methods.method import AdapterSet, MethodConfig
@@ -27,6 +28,8 @@ class PeftConfig(MethodConfig):
     """Settings of a tuner of peft."""
 
     name: ClassVar[str] = "peft"
+    # It trains in the type of the layers that it wraps.
+    storages: ClassVar[tuple[Storage, ...]] = ("fp32",)
     starts_unchanged: ClassVar[bool] = False
     """Most tuners do, but that is theirs to say."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.backbones import Backbone, TokenShape
+from stadapter.backbones.frozen import Storage
 from stadapter.methods.attention import Attention
 from stadapter.methods.heads import LinearHead
 from stadapter.methods.method import AdapterSet, MethodConfig, Site, last_blocks
@@ -28,6 +29,8 @@ class TemporalAttentionConfig(MethodConfig):
     """Settings of temporal-only fine-tuning."""
 
     name: ClassVar[str] = "temporal_attention"
+    # Its own norms read the residual stream, which bf16 would make bf16.
+    storages: ClassVar[tuple[Storage, ...]] = ("fp32", "int8")
 
     last_blocks: int | None = None
     """Only the last so many blocks get attention over time; None: all."""
