@@ -117,18 +117,19 @@ def _columns(material: Material) -> list[Column]:
         return lambda cell: say(cell.mean[name]) if name in cell.mean else "not measured"
 
     groups = [(group, of(score_of(group), percent)) for group in material.groups]
+    # What was reached comes first: on a narrow page, costs are what has to be scrolled to.
     return [
-        ("sees order", lambda cell: sees_order(cell.cell)),
-        ("trained parameters", of("num_trained", lambda x: f"{x:,.0f}")),
-        ("file", of("adapter_bytes", size)),
-        ("seconds per epoch", of("seconds_per_epoch", lambda x: f"{x:.1f}")),
-        ("training time", of("seconds", duration)),
-        ("peak memory", of("peak_memory_bytes", size)),
-        *groups,
         (material.score, _score),
         ("95% interval", _interval),
         ("spread", _spread),
         ("n", lambda cell: str(cell.n)),
+        *groups,
+        ("sees order", lambda cell: sees_order(cell.cell)),
+        ("trained", of("num_trained", lambda x: f"{x:,.0f}")),
+        ("file", of("adapter_bytes", size)),
+        ("s per epoch", of("seconds_per_epoch", lambda x: f"{x:.1f}")),
+        ("training", of("seconds", duration)),
+        ("peak memory", of("peak_memory_bytes", size)),
     ]
 
 
