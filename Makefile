@@ -18,8 +18,9 @@ setup: $(VENV)/.dev-installed
 demo: $(VENV)/.installed
 	$(BIN)/stadapter demo --out $(DEMO) --overwrite
 
+# Two processes, a file at a time: fixtures that a file shares are made once.
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
