@@ -141,7 +141,7 @@ def test_what_is_proposed_fits_and_keeps_the_step(tight: Plan) -> None:
     assert not first.fits
     assert tight.fits
     names = [option.name for option in tight.options]
-    assert len(set(names)) == len(names) == 6
+    assert len(set(names)) == len(names) == 7
     for option in tight.options[1:]:
         assert option.batch_size * option.accumulation_steps == 6
         assert option.fits == (option.measurement.peak_bytes <= tight.memory_bytes)
@@ -189,6 +189,7 @@ def test_a_method_without_a_setting_for_the_last_blocks() -> None:
     plan = make_plan(recipe, SPACE)
     assert plan.facts.trained == plan.facts.parameters
     assert [o.name for o in plan.options[1:]] == [
+        "recompute each MLP",
         "checkpoint every 2nd block",
         "checkpoint all blocks",
     ]

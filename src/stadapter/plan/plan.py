@@ -194,6 +194,13 @@ def _check_limit(limit: int, facts: ModelFacts) -> None:
 def _ways(recipe: Recipe, depth: int) -> Iterator[_Way]:
     """Settings that need less memory than the recipe's own."""
     before = recipe.train.checkpoint_every
+    if before != 1 and recipe.train.recompute != "mlp":
+        yield _Way(
+            "recompute each MLP",
+            "the same result; most of each MLP is computed twice",
+            ("--train.recompute", "mlp"),
+            replace(recipe, train=replace(recipe.train, recompute="mlp")),
+        )
     for every in (2, 1):
         if before == 0 or every < before:
             blocks = "all blocks" if every == 1 else "every 2nd block"
