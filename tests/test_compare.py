@@ -96,6 +96,17 @@ def test_a_run_differs_from_its_copy_nowhere(tmp_path: Path) -> None:
     assert all(d.value == 0 and d.p_value == 1 for d in against.differences.values())
 
 
+def test_other_ways_of_testing_are_said(pair: list[Path], tmp_path: Path) -> None:
+    assert "another" not in comparison_text(compare_runs(pair), "table")
+    for folder, views in zip(pair, (3, 1), strict=True):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"num_temporal_views": views}))
+    found = compare_runs(pair)
+    sentence = "scored with another num_temporal_views: a 3, b 1"
+    assert sentence in comparison_text(found, "table")
+    assert sentence in write_comparison(found, tmp_path / "c.html").read_text()
+
+
 def test_p_values() -> None:
     assert p_value(torch.tensor([1.0] * 999)) == pytest.approx(2 / 1000)
     assert p_value(torch.tensor([-1.0, 1.0, torch.nan])) == 1.0

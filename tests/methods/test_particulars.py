@@ -77,12 +77,12 @@ def test_a_frequency_branch_of_gain_one_repeats_its_input(num_frames: int) -> No
     adapter.gain[0].fill_(1.0)
     adapter.gain[1].zero_()
     h = torch.randn(2, num_frames, 2, 3, 8)
-    torch.testing.assert_close(adapter._filter(h), h)
+    torch.testing.assert_close(adapter._gained(h), h)
     # A delay of one frame, around the end of the clip.
     if num_frames == 8:
         turn = -2 * torch.pi * torch.arange(5) / 8
         adapter.gain[0], adapter.gain[1] = turn.cos(), turn.sin()
-        torch.testing.assert_close(adapter._filter(h), h.roll(1, dims=1))
+        torch.testing.assert_close(adapter._gained(h), h.roll(1, dims=1))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 
 from stadapter.atomic import write_text
 from stadapter.compare.paired import Against, Comparison, per_class
+from stadapter.compare.runs import TEST_SETTINGS, scored_differently
 from stadapter.compare.text import against_text, points
 from stadapter.data.labels import VOCABULARIES
 from stadapter.report.page import document, escape, note, percent, plural, table, tile
@@ -18,9 +19,9 @@ MAX_CLIPS = 200
 MAX_CLASSES = 10
 """Classes listed that gained or lost most."""
 SETTINGS = (
-    *("split", "num_temporal_views", "num_spatial_views", "num_frames", "frame_stride"),
-    *("resolution", "precision", "seed", "selected", "num_clips", "num_broken"),
-    *("clip_list_sha256", "checkpoint", "versions"),
+    "split",
+    *TEST_SETTINGS,
+    *("seed", "selected", "num_clips", "num_broken", "clip_list_sha256", "checkpoint", "versions"),
 )
 """Entries of metrics.json that say how a score came about."""
 
@@ -55,15 +56,16 @@ def _head(comparison: Comparison) -> str:
         best = score is not None and score == highest
         tiles.append(tile(run.name, value, "<br>".join(map(escape, lines)), best=best))
     clips = plural(len(comparison.baseline.files), "clip")
-    left_out = [
+    notes = [
         f"{plural(count, 'clip')} that {run.name} was scored on left out, since not all runs were."
         for run, count in zip(comparison.runs, comparison.num_left_out, strict=True)
         if count
     ]
+    notes += [f"{sentence}." for sentence in scored_differently(comparison.runs)]
     return (
         f'<h1>Comparison of runs</h1><p class="lead">{escape(title)} on the same {clips}; '
         f"differences are to {escape(comparison.baseline.name)}, in percentage points.</p>"
-        f'<div class="tiles">{"".join(tiles)}</div>{"".join(map(note, left_out))}'
+        f'<div class="tiles">{"".join(tiles)}</div>{"".join(map(note, notes))}'
     )
 
 

@@ -19,6 +19,12 @@ from stadapter.tasks import Task, make_task
 Clip = tuple[str, ...]
 """What tells a clip from others: the end of its path, and start and end of a window."""
 
+TEST_SETTINGS = (
+    *("num_temporal_views", "num_spatial_views", "num_frames", "frame_stride"),
+    *("resolution", "precision"),
+)
+"""Entries of metrics.json that say how a run was tested."""
+
 
 @dataclass(frozen=True)
 class ScoredRun:
@@ -104,6 +110,18 @@ def align(runs: Sequence[ScoredRun], *, common: bool = False) -> list[ScoredRun]
                 f"{int((~same).sum())} clips, the first {path}; score both on the same list"
             )
     return aligned
+
+
+def scored_differently(runs: Sequence[ScoredRun]) -> list[str]:
+    """What differs in how the runs were tested, a sentence per setting: part of any difference
+    between their scores may come of it."""
+    sentences = []
+    for name in TEST_SETTINGS:
+        values = [run.metrics.get(name) for run in runs]
+        if any(value != values[0] for value in values):
+            said = ", ".join(f"{run.name} {value}" for run, value in zip(runs, values, strict=True))
+            sentences.append(f"scored with another {name}: {said}")
+    return sentences
 
 
 def clip_names(run: ScoredRun) -> list[str]:

@@ -5,6 +5,7 @@ import io
 import json
 
 from stadapter.compare.paired import Against, Comparison
+from stadapter.compare.runs import scored_differently
 from stadapter.tables import table_text
 
 MAX_CLIPS = 5
@@ -84,6 +85,7 @@ def _notes(comparison: Comparison) -> str:
     ]
     if len(comparison.runs) > 2:
         lines.append("p is of each comparison by itself, not corrected for their number")
+    lines += scored_differently(comparison.runs)
     for run, left_out in zip(comparison.runs, comparison.num_left_out, strict=True):
         if left_out:
             lines.append(f"{left_out:,} clips that {run.name} was scored on are left out")

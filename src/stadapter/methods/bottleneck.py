@@ -1,5 +1,6 @@
 """What adapters have in common: where they sit, how wide they are, and the plain bottleneck."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter.backbones import Backbone, TokenShape
-from stadapter.methods.method import SITES, MethodConfig, Site, last_blocks
+from stadapter.methods.heads import LinearHead
+from stadapter.methods.method import SITES, AdapterSet, MethodConfig, Site, last_blocks
 
 Activation = Literal["gelu", "quick_gelu", "relu", "silu"]
 
@@ -83,16 +85,43 @@ class StreamConfig(BottleneckConfig):
                 f"activation {self.activation!r} must be one of {', '.join(ACTIVATIONS)} or None"
             )
 
-    def fill(
-        self, backbone: Backbone, make: Callable[[int, int], nn.Module]
-    ) -> dict[tuple[Site, int], nn.Module]:
-        """`make(D, A)` for every slot that these settings occupy.
+    @abstractmethod
+    def make_adapter(self, token_width: int, width: int) -> nn.Module:
+        """One adapter between tokens of D and a bottleneck of A channels."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
+        """One adapter per site in each of the last blocks, and the published head.
 
         Raises:
             ValueError: `last_blocks` exceeds the backbone's depth.
         """
         widths = self.block_widths(backbone)
-        return {(site, i): make(*widths[i]) for i in widths for site in self.sites}
+        adapters = {(site, i): self.make_adapter(*widths[i]) for i in widths for site in self.sites}
+        head = LinearHead(backbone.width, num_classes, dropout=self.dropout)
+        return AdapterSet(self, head, adapters=adapters)
+
+
+class FilteredBottleneck(nn.Module, ABC):
+    """`x + up(f(filter(down(x))))` on patch tokens; prefix tokens pass untouched."""
+
+    down: nn.Linear
+    up: nn.Linear
+    activation: Callable[[Tensor], Tensor] | None
+
+    @abstractmethod
+    def filter(self, h: Tensor) -> Tensor:
+        """(B, T, H, W, A) -> the same."""
+
+    def forward(self, tokens: Tensor, shape: TokenShape) -> Tensor:
+        """(B*T, P+N, D) -> (B*T, P+N, D), a new tensor."""
+        T, H, W, P = shape
+        prefix, patches = tokens[:, :P], tokens[:, P:]
+        h = self.down(patches)  # (B*T, N, A)
+        h = self.filter(h.reshape(-1, T, H, W, h.shape[-1]))
+        if self.activation is not None:
+            h = self.activation(h)
+        patches = patches + self.up(h.reshape(-1, H * W, h.shape[-1]))
+        return torch.cat([prefix, patches], dim=1)
 
 
 class Bottleneck(nn.Module):

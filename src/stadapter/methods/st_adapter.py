@@ -17,10 +17,9 @@ from typing import ClassVar, get_args
 
 from torch import Tensor, nn
 
-from stadapter.backbones import Backbone, TokenShape
+from stadapter.backbones import TokenShape
 from stadapter.methods.bottleneck import ACTIVATIONS, StreamConfig
-from stadapter.methods.heads import LinearHead
-from stadapter.methods.method import LATER, AdapterSet
+from stadapter.methods.method import LATER
 from stadapter.ops import AdapterWeights, Placement, TimePadding, st_adapter
 
 
@@ -57,15 +56,9 @@ class STAdapterConfig(StreamConfig):
         """Unless the kernel is one frame long."""
         return self.kernel_size[0] > 1
 
-    def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
-        """One `STAdapter` per site in each of the last blocks, and the published head.
-
-        Raises:
-            ValueError: `last_blocks` exceeds the backbone's depth.
-        """
-        adapters = self.fill(backbone, lambda d, width: STAdapter(d, width, self))
-        head = LinearHead(backbone.width, num_classes, dropout=self.dropout)
-        return AdapterSet(self, head, adapters=adapters)
+    def make_adapter(self, token_width: int, width: int) -> nn.Module:
+        """A `STAdapter`."""
+        return STAdapter(token_width, width, self)
 
 
 class STAdapter(nn.Module):

@@ -17,10 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stadapter.backbones import Backbone, TokenShape
-from stadapter.methods.bottleneck import ACTIVATIONS, Activation, StreamConfig
-from stadapter.methods.heads import LinearHead
-from stadapter.methods.method import AdapterSet
+from stadapter.methods.bottleneck import ACTIVATIONS, Activation, FilteredBottleneck, StreamConfig
 from stadapter.ops import dwconv3d
 
 
@@ -45,18 +42,12 @@ class BidirectionalSTAdapterConfig(StreamConfig):
         """By its filters."""
         return True
 
-    def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
-        """One adapter per site in each of the last blocks, and a linear head.
-
-        Raises:
-            ValueError: `last_blocks` exceeds the backbone's depth.
-        """
-        adapters = self.fill(backbone, lambda d, width: BidirectionalSTAdapter(d, width, self))
-        head = LinearHead(backbone.width, num_classes, dropout=self.dropout)
-        return AdapterSet(self, head, adapters=adapters)
+    def make_adapter(self, token_width: int, width: int) -> nn.Module:
+        """A `BidirectionalSTAdapter`."""
+        return BidirectionalSTAdapter(token_width, width, self)
 
 
-class BidirectionalSTAdapter(nn.Module):
+class BidirectionalSTAdapter(FilteredBottleneck):
     """One adapter; the identity as long as its up-projection is zero, as it is at first."""
 
     def __init__(self, token_width: int, width: int, config: BidirectionalSTAdapterConfig) -> None:
@@ -71,19 +62,11 @@ class BidirectionalSTAdapter(nn.Module):
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, tokens: Tensor, shape: TokenShape) -> Tensor:
-        """(B*T, P+N, D) -> (B*T, P+N, D), a new tensor."""
-        T, H, W, P = shape
-        prefix, patches = tokens[:, :P], tokens[:, P:]
-        h = self.down(patches)  # (B*T, N, A)
-        h = h.reshape(-1, T, H, W, h.shape[-1])
+    def filter(self, h: Tensor) -> Tensor:
+        """(B, T, H, W, A) -> the same, from both sides."""
         future = _look_back(h.flip(1), self.future).flip(1)
         mix = self.mix.sigmoid()
-        h = mix * _look_back(h, self.past) + (1 - mix) * future
-        if self.activation is not None:
-            h = self.activation(h)
-        patches = patches + self.up(h.reshape(-1, H * W, h.shape[-1]))
-        return torch.cat([prefix, patches], dim=1)
+        return mix * _look_back(h, self.past) + (1 - mix) * future
 
 
 def _look_back(x: Tensor, conv: nn.Conv3d) -> Tensor:

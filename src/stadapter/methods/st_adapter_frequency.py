@@ -20,10 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stadapter.backbones import Backbone, TokenShape
-from stadapter.methods.bottleneck import ACTIVATIONS, StreamConfig
-from stadapter.methods.heads import LinearHead
-from stadapter.methods.method import AdapterSet
+from stadapter.methods.bottleneck import ACTIVATIONS, FilteredBottleneck, StreamConfig
 from stadapter.methods.positions import check_num_frames
 from stadapter.ops import dwconv3d
 
@@ -50,18 +47,12 @@ class FrequencySTAdapterConfig(StreamConfig):
         """By its filters."""
         return True
 
-    def build(self, backbone: Backbone, num_classes: int) -> AdapterSet:
-        """One adapter per site in each of the last blocks, and a linear head.
-
-        Raises:
-            ValueError: `last_blocks` exceeds the backbone's depth.
-        """
-        adapters = self.fill(backbone, lambda d, width: FrequencySTAdapter(d, width, self))
-        head = LinearHead(backbone.width, num_classes, dropout=self.dropout)
-        return AdapterSet(self, head, adapters=adapters)
+    def make_adapter(self, token_width: int, width: int) -> nn.Module:
+        """A `FrequencySTAdapter`."""
+        return FrequencySTAdapter(token_width, width, self)
 
 
-class FrequencySTAdapter(nn.Module):
+class FrequencySTAdapter(FilteredBottleneck):
     """One adapter; the identity as long as filter and gains are zero, as they are at first."""
 
     def __init__(self, token_width: int, width: int, config: FrequencySTAdapterConfig) -> None:
@@ -75,20 +66,12 @@ class FrequencySTAdapter(nn.Module):
             assert zero is not None
             nn.init.zeros_(zero)
 
-    def forward(self, tokens: Tensor, shape: TokenShape) -> Tensor:
-        """(B*T, P+N, D) -> (B*T, P+N, D), a new tensor."""
-        T, H, W, P = shape
-        prefix, patches = tokens[:, :P], tokens[:, P:]
-        h = self.down(patches)  # (B*T, N, A)
-        h = h.reshape(-1, T, H, W, h.shape[-1])
+    def filter(self, h: Tensor) -> Tensor:
+        """(B, T, H, W, A) -> the same, by convolution and frequency branch."""
         assert self.conv.bias is not None
-        h = dwconv3d(h, self.conv.weight, self.conv.bias) + self._filter(h)
-        if self.activation is not None:
-            h = self.activation(h)
-        patches = patches + self.up(h.reshape(-1, H * W, h.shape[-1]))
-        return torch.cat([prefix, patches], dim=1)
+        return dwconv3d(h, self.conv.weight, self.conv.bias) + self._gained(h)
 
-    def _filter(self, h: Tensor) -> Tensor:
+    def _gained(self, h: Tensor) -> Tensor:
         """The frequency branch on (B, T, H, W, A); in float32, as transforms know no bfloat16."""
         T = h.shape[1]
         gain = self.gain.float()
