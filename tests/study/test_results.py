@@ -78,7 +78,7 @@ def write_run(folder: Path, run: StudyRun) -> None:
 
 def finish(out: Path, collection: Path, skip: str = "", text: str = STUDY) -> Outcome:
     """A study whose runs are all there but those whose name contains `skip`."""
-    study = read_study(text, "s").with_flags(data=str(collection))
+    study = read_study(text, "s").with_flags(data=[str(collection)])
     plan = make_plan(study, recipe_from)
     out.mkdir(exist_ok=True)
     write_text(out / "study.yaml", text)

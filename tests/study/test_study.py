@@ -36,7 +36,7 @@ ONLY = STUDY.replace("  wild: {method: linear_probe, train: {lr: 1.0e+38, epochs
 
 
 def run(text: str, out: Path, data: Path, *, resume: bool = False) -> Outcome:
-    study = read_study(text, "s.yaml").with_flags(data=str(data))
+    study = read_study(text, "s.yaml").with_flags(data=[str(data)])
     return run_study(study, out, text=text, parse=recipe_from, resume=resume)
 
 

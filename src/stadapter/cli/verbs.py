@@ -290,10 +290,14 @@ def _study(argv: list[str]) -> int:
     from stadapter.study import find_study, run_study
 
     parser = make_parser("study", "Methods compared on one collection; resumes run by run.")
-    parser.add_argument("study", type=str, help="YAML of the study, or one of ours: quick, paper.")
+    parser.add_argument(
+        "study", type=str, help="YAML of the study, or one of ours: quick, paper, small_data."
+    )
     parser.add_argument("--out", type=str, default="study-run", help="Folder to write.")
     parser.add_argument("--resume", action="store_true", help="Go on with the study in --out.")
-    parser.add_argument("--data", type=str | None, help="Clips, instead of those it names.")
+    parser.add_argument(
+        "--data", nargs="+", type=str, help="Clips, instead of those it names; several: folds."
+    )
     parser.add_argument("--backbone_weights", type=str | None, help="Local file for all runs.")
     parser.add_argument("--num_processes", type=int | None, help="Runs at a time.")
     settings = parser.parse_args(argv)

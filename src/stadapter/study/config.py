@@ -68,8 +68,9 @@ class StudyConfig:
     """Also all methods that are not there yet."""
     title: str = "Study"
     """Heading of the page."""
-    data: str | None = None
-    """Folder or list of clips, as `train` takes it; None renders the collection of `two_cues`."""
+    data: tuple[str, ...] = ()
+    """Folder or list of clips, as `train` takes it; several are the folds of a cross-validation,
+    each with a split of its own. Empty renders the collection of `two_cues`."""
     reading: DataConfig = field(default_factory=DataConfig)
     """How DATA is read: the data flags of `train`."""
     two_cues: TwoCuesConfig | None = None
@@ -92,24 +93,31 @@ class StudyConfig:
     def with_flags(
         self,
         *,
-        data: str | None = None,
+        data: list[str] | None = None,
         backbone_weights: str | None = None,
         num_processes: int | None = None,
     ) -> "StudyConfig":
         """The study with what the command line says instead; None leaves what the YAML says.
 
         Raises:
-            ValueError: `num_processes` below 1.
+            ValueError: `num_processes` below 1, or two folds of one name.
         """
         changed = self
         if data is not None:
-            changed = replace(changed, data=data, two_cues=None)
+            changed = replace(changed, data=_data(data), two_cues=None)
         if backbone_weights is not None:
             recipe = {**self.recipe, "backbone_weights": backbone_weights}
             changed = replace(changed, recipe=recipe)
         if num_processes is not None:
             changed = replace(changed, num_processes=_num_processes(num_processes))
         return changed
+
+    @property
+    def folds(self) -> dict[str, str]:
+        """Name of a fold -> its list; that of a study without folds is ""."""
+        if len(self.data) == 1:
+            return {"": self.data[0]}
+        return {Path(path).stem: path for path in self.data}
 
 
 SHIPPED = Path(__file__).parent.parent / "studies"
@@ -160,10 +168,8 @@ def read_study(text: str, where: str) -> StudyConfig:
 def _study(content: dict[str, Any]) -> StudyConfig:
     methods = _entries(content.get("methods"))
     names = tuple(methods)
-    data = content.get("data")
-    if data is not None and not isinstance(data, str):
-        raise ValueError(f"data ({data}) must be a path")
-    if data is not None and content.get("two_cues") is not None:
+    data = _data(content.get("data") or [])
+    if data and content.get("two_cues") is not None:
         raise ValueError("data and two_cues exclude each other; give one")
     return StudyConfig(
         methods=methods,
@@ -182,6 +188,19 @@ def _study(content: dict[str, Any]) -> StudyConfig:
         class_groups=_groups(content.get("class_groups")),
         num_processes=_num_processes(content.get("num_processes")),
     )
+
+
+def _data(content: Any) -> tuple[str, ...]:
+    """A path, or those of the folds."""
+    paths = content if isinstance(content, list) else [content]
+    if not all(isinstance(path, str) and path for path in paths):
+        raise ValueError(f"data ({content}) must be a path, or a list of paths, one for each fold")
+    if len(paths) > 1:
+        names = [Path(path).stem for path in paths]
+        _check_once(names, "data (folds go by the names of their lists)")
+        for name in names:
+            _check_name(name, "data")
+    return tuple(paths)
 
 
 def _entries(content: Any) -> dict[str, Settings]:

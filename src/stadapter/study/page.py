@@ -1,7 +1,7 @@
 """The page of a study: one self-contained HTML file, a question above each table and figure."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stadapter.atomic import write_text
@@ -65,11 +65,22 @@ def write_page(
 def _lead(results: Sequence[RunResult], material: Material) -> str:
     finished = sum(result.status == "finished" for result in results)
     seeds = plural(len(material.plan.seeds), "seed")
-    clips = next((r.metrics["num_clips"] for r in results if r.metrics is not None), None)
-    scored = "" if clips is None else f", each scored on {plural(clips, 'clip')}"
+    clips = {r.run.fold: r.metrics["num_clips"] for r in results if r.metrics is not None}
+    scored = f", each scored on {_clips(clips)}" if clips else ""
     return (
         f'<p class="lead">{finished} of {plural(len(results), "run")} finished{scored}; '
         f"{seeds}.</p>"
+    )
+
+
+def _clips(of_folds: Mapping[str, int]) -> str:
+    """Fold -> number of validation clips, in words."""
+    counts = of_folds.values()
+    if len(of_folds) == 1:
+        return plural(sum(counts), "clip")
+    return (
+        f"one of {len(of_folds)} folds with {min(counts)} to {max(counts)} clips, {sum(counts)} "
+        "together"
     )
 
 
@@ -122,6 +133,7 @@ def _columns(material: Material) -> list[Column]:
         (material.score, _score),
         ("95% interval", _interval),
         ("spread", _spread),
+        *([("spread of folds", _fold_spread)] if len(material.plan.folds) > 1 else []),
         ("n", lambda cell: str(cell.n)),
         *groups,
         ("sees order", lambda cell: sees_order(cell.cell)),
@@ -157,12 +169,20 @@ def _spread(cell: CellResult) -> str:
     return percent(cell.spread[SCORE]) if SCORE in cell.spread else "-"
 
 
+def _fold_spread(cell: CellResult) -> str:
+    return "-" if cell.fold_spread is None else percent(cell.fold_spread)
+
+
 def _legend(material: Material) -> str:
+    folds = (
+        f"{material.score} of a seed is that of the validation clips of all folds together; the "
+        "spread of folds is the standard deviation of the folds' own. "
+    )
     return escape(
-        f"{material.score} is the mean of n runs with different seeds; spread is their standard "
-        "deviation; the interval is Wilson's for a share of the validation clips, and says nothing "
-        "about seeds. Times are those of this machine, memory is the most that a run's process "
-        "(or its GPU) held."
+        f"{material.score} is the mean over n seeds; spread is their standard deviation; the "
+        "interval is Wilson's for a share of the validation clips, and says nothing about seeds. "
+        f"{folds if len(material.plan.folds) > 1 else ''}Times are those of this machine, memory "
+        "is the most that a run's process (or its GPU) held."
     )
 
 

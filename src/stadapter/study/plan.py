@@ -1,9 +1,9 @@
 """From a study to its runs: which there are, what they are called, what belongs into one figure.
 
-A cell is one combination of settings; with each seed it is a run. A cell that several parts of the
-study name (the entry itself, the largest fraction, a value of an ablation that is the entry's own)
-exists once. Names say what a run is and nothing about the rest of the study, so a study that grows
-finds its finished runs again.
+A cell is one combination of settings; with each seed, on each fold, it is a run. A cell that
+several parts of the study name (the entry itself, the largest fraction, a value of an ablation that
+is the entry's own) exists once. Names say what a run is and nothing about the rest of the study, so
+a study that grows finds its finished runs again.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ ParseRecipe = Callable[[Settings], Recipe]
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of settings, without the seed."""
+    """One combination of settings, without seed and fold."""
 
     entry: str
     """Name of its entry in `methods`."""
@@ -53,11 +53,14 @@ class StudyRun:
 
     cell: Cell
     seed: int
+    fold: str = ""
+    """Which of `StudyConfig.folds`."""
 
     @property
     def name(self) -> str:
         """Its folder's name."""
-        return f"{self.cell.name}_seed={self.seed}"
+        fold = f"_fold={self.fold}" if self.fold else ""
+        return f"{self.cell.name}{fold}_seed={self.seed}"
 
     @property
     def recipe(self) -> Recipe:
@@ -84,11 +87,17 @@ class Plan:
     ablations: dict[str, Series] = field(default_factory=dict)
     """Setting -> its values."""
     seeds: tuple[int, ...] = (0,)
+    folds: tuple[str, ...] = ("",)
 
     @property
     def runs(self) -> list[StudyRun]:
         """Every run; seed by seed, so that a stopped study has whole tables of fewer seeds."""
-        return [StudyRun(cell, seed) for seed in self.seeds for cell in self.cells.values()]
+        return [
+            StudyRun(cell, seed, fold)
+            for seed in self.seeds
+            for fold in self.folds
+            for cell in self.cells.values()
+        ]
 
     def add(self, cell: Cell) -> Cell:
         """The cell, or the one with the same settings that is there already."""
@@ -107,7 +116,7 @@ def make_plan(study: StudyConfig, parse: ParseRecipe) -> Plan:
     Raises:
         ValueError: settings that no recipe has, or values that make no sense.
     """
-    plan = Plan(seeds=study.seeds)
+    plan = Plan(seeds=study.seeds, folds=tuple(study.folds) or ("",))
     entries = {}
     for name, settings in study.methods.items():
         merged = _entry_settings(study.recipe, settings, name)

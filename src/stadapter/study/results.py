@@ -1,13 +1,18 @@
-"""What the runs of a study came to: a row per run; per cell mean, spread and n over its seeds."""
+"""What the runs of a study came to: a row per run; per cell mean, spread and n over its seeds.
+
+With folds, the runs of one seed on all folds are one result: its score is that of all validation
+clips together, each scored once, by a model that was not trained on it.
+"""
 
 import csv
 import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import mul
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stadapter.atomic import atomic_path, write_text
 from stadapter.checkpoint import TENSORS
@@ -29,6 +34,8 @@ COSTS = (
 SCORE = "score"
 """Column of the task's headline number."""
 
+V = TypeVar("V")
+
 
 def sees_order(cell: Cell) -> str:
     """Whether the order of a clip's frames can change what the method says: yes or no."""
@@ -49,6 +56,8 @@ class RunResult:
     """Its metrics.json; None if it has not finished."""
     numbers: Mapping[str, float] | None = None
     """Column -> value of a finished run."""
+    clips: Mapping[str, int] = field(default_factory=dict)
+    """Column that is a score -> number of clips it is of."""
     reason: str | None = None
     """Why it failed."""
 
@@ -62,18 +71,26 @@ class RunResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell over the seeds that have finished."""
+    """A cell over the seeds that have finished on all folds."""
 
     cell: Cell
     n: int
-    """Finished runs."""
+    """Finished seeds."""
     mean: Mapping[str, float]
-    """Column -> mean over the runs."""
+    """Column -> mean over the seeds."""
     spread: Mapping[str, float]
-    """Column -> standard deviation over the runs, from two runs on."""
+    """Column -> standard deviation over the seeds, from two on."""
+    fold_scores: Mapping[str, float]
+    """Fold -> score, mean over the seeds; of a study without folds the one of ""."""
     interval: tuple[float, float] | None
-    """Wilson's 95% interval of the mean score as a share of the validation clips; None where the
-    score is no share of clips."""
+    """Wilson's 95% interval of the mean score as a share of the validation clips, of all folds
+    together; None where the score is no share of clips."""
+
+    @property
+    def fold_spread(self) -> float | None:
+        """Standard deviation of `fold_scores`, which is hardly ever small: folds are few clips."""
+        scores = list(self.fold_scores.values())
+        return statistics.stdev(scores) if len(scores) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -131,50 +148,73 @@ def run_result(
     if metrics is None:
         return RunResult(run, reason=reason)
     numbers: dict[str, float] = {}
+    scored: dict[str, int] = {}
     score = metrics[headline(metrics)[0]]
     if score is not None:
-        numbers[SCORE] = score
+        numbers[SCORE], scored[SCORE] = score, metrics["num_clips"]
     if groups and folder.predictions.is_file():
         clips = read_predictions(folder.predictions)
         for group, classes in groups.items():
             correct = [int(clip["correct"]) for clip in clips if clip["label"] in classes]
             if correct:
                 numbers[score_of(group)] = statistics.fmean(correct)
+                scored[score_of(group)] = len(correct)
     training = metrics.get("training", {})
     if (folder.path / TENSORS).is_file():
         numbers["adapter_bytes"] = (folder.path / TENSORS).stat().st_size
     numbers |= {name: training[name] for name in COSTS if training.get(name) is not None}
-    return RunResult(run, metrics, numbers)
+    return RunResult(run, metrics, numbers, scored)
 
 
 def cell_results(plan: Plan, results: Iterable[RunResult]) -> dict[str, CellResult]:
-    """Name of each cell with a finished run -> mean, spread and n."""
-    finished: dict[str, list[RunResult]] = {name: [] for name in plan.cells}
+    """Name of each cell with a finished seed -> mean, spread and n."""
+    finished: dict[str, dict[int, list[RunResult]]] = {name: {} for name in plan.cells}
     for result in results:
         if result.numbers is not None:
-            finished[result.run.cell.name].append(result)
-    return {name: _cell(plan.cells[name], runs) for name, runs in finished.items() if runs}
+            finished[result.run.cell.name].setdefault(result.run.seed, []).append(result)
+    cells = {}
+    for name, seeds in finished.items():
+        whole = [runs for runs in seeds.values() if len(runs) == len(plan.folds)]
+        if whole:
+            cells[name] = _cell(plan.cells[name], whole)
+    return cells
 
 
-def _cell(cell: Cell, runs: Sequence[RunResult]) -> CellResult:
-    columns: dict[str, list[float]] = {}
-    for run in runs:
-        for name, value in (run.numbers or {}).items():
-            columns.setdefault(name, []).append(value)
-    whole = {name: values for name, values in columns.items() if len(values) == len(runs)}
-    mean = {name: statistics.fmean(values) for name, values in whole.items()}
-    metrics = runs[0].metrics
+def _cell(cell: Cell, seeds: Sequence[Sequence[RunResult]]) -> CellResult:
+    numbers = _in_all([_of_all_folds(runs) for runs in seeds])
+    mean = {name: statistics.fmean(values) for name, values in numbers.items()}
+    of_folds: dict[str, list[float]] = {}
+    for run in (run for runs in seeds for run in runs):
+        if run.numbers is not None and SCORE in run.numbers:
+            of_folds.setdefault(run.run.fold, []).append(run.numbers[SCORE])
+    metrics = seeds[0][0].metrics
     assert metrics is not None
     interval = None
     if f"{headline(metrics)[0]}_interval95" in metrics and SCORE in mean:
-        interval = wilson_interval(mean[SCORE], metrics["num_clips"])
+        interval = wilson_interval(mean[SCORE], sum(run.clips[SCORE] for run in seeds[0]))
     return CellResult(
         cell=cell,
-        n=len(runs),
+        n=len(seeds),
         mean=mean,
-        spread={name: statistics.stdev(v) for name, v in whole.items() if len(runs) > 1},
+        spread={name: statistics.stdev(v) for name, v in numbers.items() if len(seeds) > 1},
+        fold_scores={fold: statistics.fmean(values) for fold, values in of_folds.items()},
         interval=interval,
     )
+
+
+def _of_all_folds(runs: Sequence[RunResult]) -> dict[str, float]:
+    """One seed's numbers: scores weigh folds by their clips, costs are the mean of a run."""
+    clips: dict[str, list[int]] = _in_all([run.clips for run in runs])
+    numbers = {}
+    for name, values in _in_all([run.numbers or {} for run in runs]).items():
+        weights = clips.get(name, [1] * len(values))
+        numbers[name] = sum(map(mul, values, weights)) / sum(weights)
+    return numbers
+
+
+def _in_all(rows: Sequence[Mapping[str, V]]) -> dict[str, list[V]]:
+    """Column -> its values, of the columns that every row has."""
+    return {name: [row[name] for row in rows] for name in rows[0] if all(name in r for r in rows)}
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -187,7 +227,7 @@ def write_tables(
     results.parquet; returns their paths."""
     columns = [SCORE, *map(score_of, groups), *COSTS]
     cells = cell_results(plan, results)
-    rows = [_cell_row(plan.cells[name], cells.get(name), columns) for name in plan.cells]
+    rows = [_cell_row(plan, name, cells.get(name), columns) for name in plan.cells]
     written = [
         _write_csv(out / "results.csv", rows),
         _write_csv(out / "runs.csv", [_run_row(result, columns) for result in results]),
@@ -212,13 +252,20 @@ def _what(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _cell_row(cell: Cell, result: CellResult | None, columns: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"cell": cell.name, **_what(cell), "n": result.n if result else 0}
+def _cell_row(
+    plan: Plan, name: str, result: CellResult | None, columns: Sequence[str]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"cell": name, **_what(plan.cells[name]), "n": result.n if result else 0}
     mean, spread = (result.mean, result.spread) if result else ({}, {})
     low, high = (result and result.interval) or (None, None)
     for name in columns:
         row[f"{name}_mean"], row[f"{name}_std"] = mean.get(name), spread.get(name)
-    return row | {f"{SCORE}_low95": low, f"{SCORE}_high95": high}
+    row |= {f"{SCORE}_low95": low, f"{SCORE}_high95": high}
+    if len(plan.folds) > 1:
+        row[f"{SCORE}_fold_std"] = result.fold_spread if result else None
+        for fold in plan.folds:
+            row[f"{SCORE}_fold:{fold}"] = result.fold_scores.get(fold) if result else None
+    return row
 
 
 def _run_row(result: RunResult, columns: Sequence[str]) -> dict[str, Any]:
@@ -227,6 +274,7 @@ def _run_row(result: RunResult, columns: Sequence[str]) -> dict[str, Any]:
     return {
         "run": result.run.name,
         **_what(result.run.cell),
+        "fold": result.run.fold,
         "seed": result.run.seed,
         "status": result.status,
         "reason": result.reason or "",

@@ -138,22 +138,23 @@ def run_study(
         )
     if resume and not folder.study.exists():
         raise FileNotFoundError(f"{out} holds no study to resume; leave out --resume")
-    if study.data is None and study.two_cues is None:
+    if not study.data and study.two_cues is None:
         raise ValueError("the study names no clips: give --data, or `data` or `two_cues` in it")
-    if study.data is not None:  # before anything is written
-        _load(study, plan, study.data)
+    if study.data:  # before anything is written
+        _load(study, plan)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     with locked(out / "lock") as lock:
         write_text(folder.study, text)
-        data = study.data or str(_render(folder.collection, study.two_cues))
-        collection = _load(study, plan, data)
         groups = _groups(study)
+        if not study.data:
+            study = replace(study, data=(str(_render(folder.collection, study.two_cues)),))
+        collections = _load(study, plan)
         _check_begun(folder, plan)
-        _check_same_clips(study, folder, plan, data, collection)
+        _check_same_clips(study, folder, plan, collections)
         reasons: dict[str, str] = {}
         try:
             with caught_signals():
-                _train(study, folder, plan, data, lock, reasons)
+                _train(study, folder, plan, lock, reasons)
         except (KeyboardInterrupt, Terminated):
             _write(study, folder, plan, groups, reasons)  # of what is there
             raise
@@ -168,12 +169,38 @@ def _render(folder: Path, config: TwoCuesConfig | None) -> Path:
         )
 
 
-def _load(study: StudyConfig, plan: Plan, data: str) -> Collection:
-    """The clips, as the first seed splits them; refuses what no run could be made of."""
-    collection = load_collection(data, study.reading, seed=plan.seeds[0])
-    check_trainable(collection, data)
-    _check_groups(_groups(study), collection)
-    return collection
+def _load(study: StudyConfig, plan: Plan) -> dict[str, Collection]:
+    """The clips of each fold, as the first seed splits them; refuses what no run could be made
+    of."""
+    collections = {}
+    for fold, data in study.folds.items():
+        collections[fold] = load_collection(data, study.reading, seed=plan.seeds[0])
+        check_trainable(collections[fold], data)
+    _check_groups(_groups(study), next(iter(collections.values())))
+    if len(collections) > 1:
+        _check_folds(collections)
+    return collections
+
+
+def _check_folds(collections: Mapping[str, Collection]) -> None:
+    """Refuse folds whose scores would not add up to one of all clips."""
+    first = next(iter(collections))
+    validated: dict[tuple[str, ...], str] = {}
+    for fold, collection in collections.items():
+        if collection.made_split:
+            raise ValueError(
+                f"fold {fold} has no split of its own; its list needs the column split"
+            )
+        if collection.space != collections[first].space:
+            raise ValueError(f"folds {first} and {fold} do not have the same classes")
+        clips = collection.splits["val"]
+        for clip in zip(clips.paths, map(str, clips.starts), map(str, clips.ends), strict=True):
+            if clip in validated:
+                raise ValueError(
+                    f"{clip[0]} is a validation clip of the folds {validated[clip]} and {fold}; "
+                    "each clip is scored once: give such splits as studies of their own"
+                )
+            validated[clip] = fold
 
 
 def _groups(study: StudyConfig) -> dict[str, tuple[str, ...]]:
@@ -210,19 +237,24 @@ def _check_begun(folder: StudyFolder, plan: Plan) -> None:
 
 
 def _check_same_clips(
-    study: StudyConfig, folder: StudyFolder, plan: Plan, data: str, collection: Collection
+    study: StudyConfig, folder: StudyFolder, plan: Plan, collections: Mapping[str, Collection]
 ) -> None:
     """Refuse to mix scores on different clips."""
-    hashes = {plan.seeds[0]: collection.splits["val"].list_hash()}
+    hashes = {
+        (fold, plan.seeds[0]): collection.splits["val"].list_hash()
+        for fold, collection in collections.items()
+    }
     for run in plan.runs:
         metrics = read_metrics(folder.run(run))
         if metrics is None or "clip_list_sha256" not in metrics:
             continue
-        if run.seed not in hashes:  # a split that is given is the same for all seeds
+        data, place = study.folds[run.fold], (run.fold, run.seed)
+        if place not in hashes:  # a split that is given is the same for all seeds
+            collection = collections[run.fold]
             if collection.made_split:
                 collection = load_collection(data, study.reading, seed=run.seed)
-            hashes[run.seed] = collection.splits["val"].list_hash()
-        if metrics["clip_list_sha256"] != hashes[run.seed]:
+            hashes[place] = collection.splits["val"].list_hash()
+        if metrics["clip_list_sha256"] != hashes[place]:
             raise ValueError(
                 f"{folder.run(run).path} was scored on other clips than the validation clips of "
                 f"{data} now; choose another --out, or delete that folder"
@@ -233,7 +265,6 @@ def _train(
     study: StudyConfig,
     folder: StudyFolder,
     plan: Plan,
-    data: str,
     lock: int,
     reasons: dict[str, str],
 ) -> None:
@@ -248,7 +279,7 @@ def _train(
     )
     _say_cost(cost, plan, finished, todo, count)
     begun, wall = time.monotonic(), cost.wall
-    tasks = [(run, _task(study, folder, run, data), folder.log(run)) for run in todo]
+    tasks = [(run, _task(study, folder, run), folder.log(run)) for run in todo]
     with progress_bar("runs", len(plan.runs), completed=len(finished)) as bar:
         for ended in run_tasks(tasks, device=device, num_processes=count, lock=lock):
             run = ended.key
@@ -271,11 +302,11 @@ def _train(
             _say_cost(cost, plan, finished, todo, count)
 
 
-def _task(study: StudyConfig, folder: StudyFolder, run: StudyRun, data: str) -> Task:
+def _task(study: StudyConfig, folder: StudyFolder, run: StudyRun) -> Task:
     reading = study.reading
     if run.cell.train_fraction != 1:
         reading = replace(reading, train_fraction=run.cell.train_fraction)
-    return Task(run.recipe, data, reading, folder.run(run).path)
+    return Task(run.recipe, study.folds[run.fold], reading, folder.run(run).path)
 
 
 def _say_ended(
