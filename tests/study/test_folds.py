@@ -42,7 +42,7 @@ def write_lists(collection: Path, folder: Path) -> list[str]:
                 split = "val" if start <= i < start + per_class else "train"
                 rows.append([str(clip), label.name, split])
         paths.append(str(folder / f"{fold}.csv"))
-        with open(paths[-1], "w", encoding="utf-8", newline="") as file:
+        with Path(paths[-1]).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["path", "label", "split"], *rows])
     return paths
 
@@ -67,7 +67,7 @@ def test_each_run_is_trained_and_scored_on_its_fold(lists: list[str], tmp_path: 
     right = []
     for result, (fold, path) in zip(outcome.results, zip(CLIPS, lists, strict=True), strict=True):
         folder = tmp_path / "out" / "runs" / result.run.name
-        with open(path, encoding="utf-8", newline="") as file:
+        with Path(path).open(encoding="utf-8", newline="") as file:
             wanted = {row["path"] for row in csv.DictReader(file) if row["split"] == "val"}
         clips = list(read_predictions(folder / "predictions.csv"))
         assert {str(clip["path"]) for clip in clips} == wanted
@@ -184,7 +184,7 @@ def test_folds_that_make_no_cross_validation_are_refused(
             run([lists[0], other], tmp_path / "out")
         assert not (tmp_path / "out").exists()
     (tmp_path / "b").mkdir()
-    with pytest.raises(ValueError, match="data .folds go by .*'even' stands there twice"):
+    with pytest.raises(ValueError, match=r"data .folds go by .*'even' stands there twice"):
         run([lists[0], str(tmp_path / "b" / first.name)], tmp_path / "out")
     with pytest.raises(ValueError, match="must be a path, or a list of paths"):
         read_study("methods: {linear_probe: }\ndata: {a: b}", "s")

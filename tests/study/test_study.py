@@ -48,16 +48,21 @@ def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.02)
 
 
+def start(text: str, folder: Path, data: Path) -> "subprocess.Popen[bytes]":
+    """`stadapter study` in a process of its own, which writes into `folder`/out."""
+    (folder / "s.yaml").write_text(text)
+    words = ["study", str(folder / "s.yaml"), "--out", str(folder / "out"), "--data", str(data)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "stadapter", *words], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
 @pytest.fixture(scope="module")
 def killed(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was killed in the middle of its first run."""
     folder = tmp_path_factory.mktemp("killed")
-    (folder / "s.yaml").write_text(STUDY)
+    process = start(STUDY, folder, collection)
     out = folder / "out"
-    words = ["study", str(folder / "s.yaml"), "--out", str(out), "--data", str(collection)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stadapter", *words], env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
     wait_for(out / "runs" / "st_adapter_seed=0" / "state" / "last.pt", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -87,6 +92,30 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     other = load_file(tmp_path / "whole" / "adapter_model.safetensors")
     for name, tensor in other.items():
         assert (one[name] - tensor).abs().max() <= 1e-6
+
+
+def test_a_study_that_is_asked_to_end_saves_its_run_and_writes_its_tables(
+    collection: Path, tmp_path: Path
+) -> None:
+    text = STUDY.replace("  wild: {method: linear_probe, train: {lr: 1.0e+38, epochs: 2}}\n", "")
+    text = text.replace(
+        "methods:\n", "methods:\n  quick: {method: linear_probe, train: {epochs: 1}}\n"
+    )
+    process = start(text.replace("epochs: 12", "epochs: 1000"), tmp_path, collection)
+    out = tmp_path / "out"
+    begun = out / "runs" / "st_adapter_seed=0" / "log.jsonl"
+    wait_for(begun, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 0
+    with (out / "runs.csv").open(encoding="utf-8") as file:
+        statuses = {row["run"]: row["status"] for row in csv.DictReader(file)}
+    assert statuses == {"quick_seed=0": "finished", "st_adapter_seed=0": "not run"}
+    assert "1 of 2 runs finished" in (out / "study.html").read_text(encoding="utf-8")
+    steps = len(begun.read_text(encoding="utf-8").splitlines())
+    assert (begun.parent / "state" / "last.pt").is_file()  # to go on from
+    with locked(out / "lock"):  # and nobody trains on
+        time.sleep(1)
+        assert len(begun.read_text(encoding="utf-8").splitlines()) == steps
 
 
 def test_a_run_that_fails_is_listed_and_stops_no_other(killed: Path, continued: Outcome) -> None:
