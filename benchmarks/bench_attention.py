@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stadapter.evaluate import read_predictions
+from stadapter.results import read_predictions
 from stadapter.visualize import VisualizeConfig, observe
 from stadapter.visualize.motion import motion_seen
 

@@ -16,7 +16,8 @@ from stadapter.cli.main import run as stadapter
 from stadapter.compare import compare_runs, comparison_text, write_comparison
 from stadapter.compare.paired import mcnemar, p_value
 from stadapter.data import ClipTable, LabelSpace
-from stadapter.evaluate import Scores, write_results
+from stadapter.evaluate import Scores
+from stadapter.results import write_results
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
 

@@ -24,17 +24,10 @@ from stadapter.data import (
     TooManyBrokenError,
     load_collection,
 )
-from stadapter.evaluate import (
-    EvalConfig,
-    Scores,
-    compute_metrics,
-    predictions_csv,
-    read_predictions,
-    score_clips,
-    view_probabilities,
-)
+from stadapter.evaluate import EvalConfig, Scores, score_clips, view_probabilities
 from stadapter.model import VideoClassifier
 from stadapter.recipe import Recipe, evaluate_run
+from stadapter.results import compute_metrics, predictions_csv, read_predictions
 from stadapter.tasks import wilson_interval
 
 PLAIN = EvalConfig(num_workers=0, device="cpu")

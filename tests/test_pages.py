@@ -11,8 +11,9 @@ from test_tasks import MULTI, PAIRS, draw
 
 from stadapter.compare import compare_runs, write_comparison
 from stadapter.data import ClipTable, LabelSpace
-from stadapter.evaluate import Scores, write_results
+from stadapter.evaluate import Scores
 from stadapter.report import write_report
+from stadapter.results import write_results
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
 

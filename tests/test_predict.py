@@ -15,9 +15,10 @@ from conftest import CLASS_NAMES, RECIPE
 
 from stadapter import Predictor, VideoClassifier
 from stadapter.data import ClipTable, Preprocessing, SamplingConfig, TestReader
-from stadapter.evaluate import EvalConfig, read_predictions, score_clips
+from stadapter.evaluate import EvalConfig, score_clips
 from stadapter.predict import Prediction
 from stadapter.recipe import build_model, evaluate_run
+from stadapter.results import read_predictions
 from stadapter.tables import predictions_text, table_text
 
 

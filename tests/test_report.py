@@ -14,11 +14,12 @@ import torch
 
 from stadapter.data import ClipTable, LabelSpace, Preprocessing, SamplingConfig
 from stadapter.data.dataset import BrokenClip
-from stadapter.evaluate import Scores, write_results
+from stadapter.evaluate import Scores
 from stadapter.methods import LinearProbeConfig
 from stadapter.model import create_model
 from stadapter.report import write_report
 from stadapter.report.charts import confusion_matrix, nice_ticks, shortened
+from stadapter.results import write_results
 from stadapter.run import RunFolder
 
 NAMES = ('ärger <b>&"x"', "b", "c")

@@ -17,9 +17,10 @@ from test_train import assert_same_run, change, interrupt_at, log_lines
 from stadapter import Predictor, VideoClassifier
 from stadapter.checkpoint import CONFIG
 from stadapter.data import AugmentConfig, Batch, ClipTable, Collection, LabelSpace, load_collection
-from stadapter.evaluate import EvalConfig, read_predictions
+from stadapter.evaluate import EvalConfig
 from stadapter.methods import LinearProbeConfig
 from stadapter.recipe import Recipe, build_model, evaluate_run, train_recipe
+from stadapter.results import read_predictions
 from stadapter.run import RunFolder
 from stadapter.tables import predictions_text
 from stadapter.tasks import TASKS, make_task, metrics_text

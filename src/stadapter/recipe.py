@@ -35,12 +35,13 @@ from stadapter.data import (
     write_broken,
 )
 from stadapter.device import device_name, peak_memory
-from stadapter.evaluate import EvalConfig, Scores, score_clips, write_results
+from stadapter.evaluate import EvalConfig, Scores, score_clips
 from stadapter.methods import MethodConfig, STAdapterConfig
 from stadapter.model import VideoClassifier, create_model
 from stadapter.progress import console
 from stadapter.ranks import Ranks, join_ranks
 from stadapter.report import write_report
+from stadapter.results import write_results
 from stadapter.run import RunFolder
 from stadapter.tasks import make_task
 from stadapter.train import TrainConfig, Trainer, check_shard, check_trackers, mirror

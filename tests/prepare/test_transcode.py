@@ -13,7 +13,7 @@ from videos import CODECS, FPS, numbered_frames, shown_numbers, write_audio, wri
 
 from stadapter.data import VideoReader
 from stadapter.prepare import PrepareConfig, prepare_file
-from stadapter.prepare.transcode import scaled_size
+from stadapter.prepare.mp4 import scaled_size
 
 CONFIG = PrepareConfig(preset="ultrafast")
 

@@ -196,8 +196,17 @@ def test_our_own_studies_can_be_planned(name: str) -> None:
     assert text.startswith("#")
 
 
+def test_the_study_of_small_data_has_every_method() -> None:
+    config, text = find_study("small_data")
+    plan = make_plan(config, recipe_from)
+    methods = {cell.recipe.method.name for cell in plan.entries}
+    assert methods == set(METHODS) - {"peft"}  # whose default is the same as lora
+    assert len(plan.seeds) == 3
+    assert text.startswith("#")
+
+
 def test_a_study_that_is_nowhere() -> None:
-    with pytest.raises(FileNotFoundError, match="those are paper, quick"):
+    with pytest.raises(FileNotFoundError, match="those are paper, quick, small_data"):
         find_study("elsewhere/quick.yaml")
     with pytest.raises(FileNotFoundError, match="study slow is no file"):
         find_study("slow")

@@ -11,7 +11,7 @@ import pytest
 from stadapter.atomic import write_json, write_text
 from stadapter.cli.recipe_flags import recipe_from
 from stadapter.data import LabelSpace
-from stadapter.evaluate import read_predictions
+from stadapter.results import read_predictions
 from stadapter.study import Outcome, read_study, run_study
 from stadapter.study.plan import StudyRun, make_plan
 from stadapter.study.results import cell_results

@@ -59,7 +59,7 @@ def _prepare(argv: list[str]) -> int:
     """transcode a collection once, so that training reads it fast"""
     from stadapter.device import default_num_workers
     from stadapter.prepare.collection import prepare_collection
-    from stadapter.prepare.transcode import PrepareConfig
+    from stadapter.prepare.config import PrepareConfig
 
     parser = make_parser("prepare", "Small files with many key frames; resumes when run again.")
     parser.add_argument("data", type=str, help="Folder per class, or CSV; only read.")

@@ -24,6 +24,7 @@ from typing import Any
 from stadapter.atomic import write_json, write_text
 from stadapter.data import Collection, DataConfig, announce_collection, load_collection
 from stadapter.prepare.clips import LabelledClip, labelled_clips, replace_files
+from stadapter.prepare.config import PrepareConfig
 from stadapter.prepare.manifest import Manifest, ManifestRow, read_manifest, write_manifest
 from stadapter.prepare.pack import SHARDS, Sample, pack_shards, shards_of
 from stadapter.prepare.speed import ReadingSpeed, measure_reading
@@ -37,7 +38,7 @@ from stadapter.prepare.task import (
     manifest_row,
     stamp,
 )
-from stadapter.prepare.transcode import PrepareConfig, PreparedFile, Status
+from stadapter.prepare.transcode import PreparedFile, Status
 from stadapter.progress import progress_bar
 from stadapter.workers import Lost, run_supervised
 

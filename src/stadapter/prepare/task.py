@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stadapter.prepare.config import PrepareConfig
 from stadapter.prepare.manifest import ManifestRow
-from stadapter.prepare.transcode import PrepareConfig, PreparedFile, prepare_file
+from stadapter.prepare.transcode import PreparedFile, prepare_file
 from stadapter.workers import Alive
 
 VIDEOS = "videos"

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from stadapter.checkpoint import TENSORS, AdapterConfig, load_adapter_config
 from stadapter.data import LabelSpace
 from stadapter.data.labels import VOCABULARIES
-from stadapter.evaluate import read_predictions
+from stadapter.results import read_predictions
 from stadapter.run import RunFolder
 from stadapter.tasks import Task, make_task
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from stadapter.atomic import atomic_path, write_text
 from stadapter.checkpoint import TENSORS
-from stadapter.evaluate import read_predictions
+from stadapter.results import read_predictions
 from stadapter.run import RunFolder
 from stadapter.study.plan import Cell, Plan, Series, StudyRun
 from stadapter.tasks import TASKS, wilson_interval
