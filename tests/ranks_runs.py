@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from conftest import RECIPE
+from method_table import ROWS, T
 
 from stadapter import FullFinetuneConfig, STAdapterConfig
-from stadapter.data import TooManyBrokenError
+from stadapter.data import SamplingConfig, TooManyBrokenError
 from stadapter.evaluate import EvalConfig
 from stadapter.interrupt import Terminated
 from stadapter.recipe import Recipe, evaluate_run, train_recipe
@@ -29,6 +30,17 @@ def change(recipe: Recipe, **settings: Any) -> Recipe:
 PLAIN = replace(RECIPE, method=STAdapterConfig(width=8, dropout=0.0))
 """Without dropout, whose numbers are each rank's own, two ranks do what one does."""
 FULL = replace(RECIPE, method=FullFinetuneConfig(dropout=0.0))
+METHODS = {
+    row.method.name: replace(
+        RECIPE,
+        method=replace(row.method, dropout=0.0),
+        sampling=SamplingConfig(num_frames=T),
+        train=replace(RECIPE.train, epochs=1),
+    )
+    for row in ROWS.values()
+    if row.method.name not in (PLAIN.method.name, FULL.method.name)  # which are tried harder
+}
+"""One epoch of every other method, on small data."""
 RANK = int(os.environ.get("RANK", "0"))
 
 
@@ -56,6 +68,10 @@ def main(collection: Path, damaged: Path, out: Path) -> None:
     accumulating = change(PLAIN, batch_size=1, accumulation_steps=2)
     train_recipe(accumulating, collection, out / "accumulated")
     train_recipe(change(accumulating, shard=True), collection, out / "accumulated-fsdp")
+    for name, recipe in METHODS.items():
+        for shard in (False, True):
+            split = change(recipe, batch_size=2, shard=shard)
+            train_recipe(split, collection, out / f"{name}-{'fsdp' if shard else 'ddp'}")
     broken = change(PLAIN, batch_size=1, max_broken=0.6)
     train_recipe(broken, damaged, out / "broken")
     train_recipe(change(broken, shard=True), damaged, out / "broken-fsdp")

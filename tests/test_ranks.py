@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_runs import FULL, PLAIN, change
+from ranks_runs import FULL, METHODS, PLAIN, change
 from safetensors.torch import load_file
 from test_train import assert_same_run, log_lines
 from videos import numbered_frames, write_video
@@ -76,6 +76,15 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
 def test_a_backbone_that_trains_can_be_split(runs: Path, collection: Path, tmp_path: Path) -> None:
     train_recipe(change(FULL, ema_decay=0.5), collection, tmp_path)
     assert_close_runs(runs / "full", tmp_path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_train_every_method(
+    runs: Path, collection: Path, tmp_path: Path, name: str
+) -> None:
+    train_recipe(METHODS[name], collection, tmp_path)
+    assert_close_runs(runs / f"{name}-ddp", tmp_path)
+    assert_close_runs(runs / f"{name}-fsdp", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["broken", "broken-fsdp"])
