@@ -1,7 +1,7 @@
 """The figures of a study as SVG and PNG. The only file that knows matplotlib (extra: study).
 
 Each function draws what has finished and leaves out what has not. Points are means over seeds; bars
-are one standard deviation of them or, with one seed, Wilson's 95% interval over the clips.
+are the wider of one standard deviation over them and Wilson's 95% interval over the clips.
 """
 
 import io
@@ -268,18 +268,14 @@ def _base(material: Material) -> Any:
     return next((c for c in material.plan.entries if c.entry == of), None)
 
 
-def _bars(cells: Sequence[CellResult]) -> list[list[float]] | None:
+def _bars(cells: Sequence[CellResult]) -> list[list[float]]:
     """Lengths of error bars below and above, in percent."""
     ends = []
     for cell in cells:
-        mean, spread = cell.mean[SCORE], cell.spread.get(SCORE)
-        low, high = (mean, mean)
-        if spread is not None:
-            low, high = mean - spread, mean + spread
-        elif cell.interval is not None:
-            low, high = cell.interval
-        ends.append((100 * (mean - low), 100 * (high - mean)))
-    return [[max(0.0, below) for below, _ in ends], [max(0.0, above) for _, above in ends]]
+        mean, spread = cell.mean[SCORE], cell.spread.get(SCORE, 0.0)
+        low, high = cell.interval or (mean, mean)  # few clips say little, however many the seeds
+        ends.append((100 * max(spread, mean - low), 100 * max(spread, high - mean)))
+    return [[below for below, _ in ends], [above for _, above in ends]]
 
 
 def _errors(

@@ -189,7 +189,7 @@ def _legend(material: Material) -> str:
 def _figure(drawn: Drawn, path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     bars = (
-        "Bars are one standard deviation over seeds or, with one seed, the 95% interval over clips."
+        "Bars are the wider of one standard deviation over seeds and the 95% interval over clips."
     )
     files = f"Files: {path.name}, {path.with_suffix('.png').name}."
     return (
