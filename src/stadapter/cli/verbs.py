@@ -296,7 +296,10 @@ def _study(argv: list[str]) -> int:
     parser.add_argument("--out", type=str, default="study-run", help="Folder to write.")
     parser.add_argument("--resume", action="store_true", help="Go on with the study in --out.")
     parser.add_argument(
-        "--data", nargs="+", type=str, help="Clips, after the study: instead of its own; several: folds."
+        "--data",
+        nargs="+",
+        type=str,
+        help="Clips instead of its own; several: folds. Stands after STUDY.",
     )
     parser.add_argument("--backbone_weights", type=str | None, help="Local file for all runs.")
     parser.add_argument("--num_processes", type=int | None, help="Runs at a time.")
