@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from stadapter.data import LabelSpace
 from stadapter.results import read_predictions
 from stadapter.study import Outcome, read_study, run_study
 from stadapter.study.plan import StudyRun, make_plan
-from stadapter.study.results import cell_results
+from stadapter.study.results import cell_results, score_of
 from stadapter.tasks import make_task, wilson_interval
 
 STUDY = """
@@ -159,6 +160,28 @@ def test_a_seed_counts_once_all_its_folds_have_finished(lists: list[str], tmp_pa
     assert {name: cell.n for name, cell in cells.items()} == {"linear_probe": 2, "bitfit": 1}
     none = [r for r in some if r.run.fold != "odd" or r.run.cell.entry != "bitfit"]
     assert set(cell_results(outcome.material.plan, none)) == {"linear_probe"}
+
+
+def test_a_fold_without_clips_of_a_group_weighs_nothing(lists: list[str], tmp_path: Path) -> None:
+    outcome = finish(lists, tmp_path / "out")
+    even, odd = (r for r in outcome.results if r.run.seed == 0 and r.run.cell.entry == "bitfit")
+    group = score_of("some")
+    even = replace(
+        even, numbers={**(even.numbers or {}), group: 0.25}, clips={**even.clips, group: 4}
+    )
+    cell = cell_results(outcome.material.plan, [even, odd])["bitfit"]
+    assert cell.mean[group] == 0.25
+
+
+def test_a_bar_is_as_wide_as_what_is_least_sure(lists: list[str], tmp_path: Path) -> None:
+    cell = finish(lists, tmp_path / "out").material.cells["bitfit"]
+    mean, interval = cell.mean["score"], cell.interval
+    assert interval is not None
+    few_clips = (mean - interval[0], interval[1] - mean)
+    assert replace(cell, spread={"score": 0.01}).bar == pytest.approx(few_clips)
+    assert replace(cell, spread={"score": 0.9}).bar == (0.9, 0.9)
+    assert replace(cell, spread={}).bar == pytest.approx(few_clips)
+    assert replace(cell, spread={"score": 0.1}, interval=None).bar == (0.1, 0.1)
 
 
 def test_folds_that_make_no_cross_validation_are_refused(

@@ -270,12 +270,7 @@ def _base(material: Material) -> Any:
 
 def _bars(cells: Sequence[CellResult]) -> list[list[float]]:
     """Lengths of error bars below and above, in percent."""
-    ends = []
-    for cell in cells:
-        mean, spread = cell.mean[SCORE], cell.spread.get(SCORE, 0.0)
-        low, high = cell.interval or (mean, mean)  # few clips say little, however many the seeds
-        ends.append((100 * max(spread, mean - low), 100 * max(spread, high - mean)))
-    return [[below for below, _ in ends], [above for _, above in ends]]
+    return [[100 * cell.bar[0] for cell in cells], [100 * cell.bar[1] for cell in cells]]
 
 
 def _errors(

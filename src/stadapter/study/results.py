@@ -10,9 +10,8 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import mul
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from stadapter.atomic import atomic_path, write_text
 from stadapter.checkpoint import TENSORS
@@ -33,8 +32,6 @@ COSTS = (
 """Entries of metrics.json's `training` that become columns: counts, bytes and seconds."""
 SCORE = "score"
 """Column of the task's headline number."""
-
-V = TypeVar("V")
 
 
 def sees_order(cell: Cell) -> str:
@@ -88,9 +85,17 @@ class CellResult:
 
     @property
     def fold_spread(self) -> float | None:
-        """Standard deviation of `fold_scores`, which is hardly ever small: folds are few clips."""
+        """Standard deviation of `fold_scores`; None for fewer than two."""
         scores = list(self.fold_scores.values())
         return statistics.stdev(scores) if len(scores) > 1 else None
+
+    @property
+    def bar(self) -> tuple[float, float]:
+        """Length of an error bar below and above the mean score: the wider of the interval and one
+        standard deviation over seeds, since few clips say little, however many the seeds."""
+        mean, spread = self.mean[SCORE], self.spread.get(SCORE, 0.0)
+        low, high = self.interval or (mean, mean)
+        return max(spread, mean - low), max(spread, high - mean)
 
 
 @dataclass(frozen=True)
@@ -204,15 +209,21 @@ def _cell(cell: Cell, seeds: Sequence[Sequence[RunResult]]) -> CellResult:
 
 def _of_all_folds(runs: Sequence[RunResult]) -> dict[str, float]:
     """One seed's numbers: scores weigh folds by their clips, costs are the mean of a run."""
-    clips: dict[str, list[int]] = _in_all([run.clips for run in runs])
     numbers = {}
-    for name, values in _in_all([run.numbers or {} for run in runs]).items():
-        weights = clips.get(name, [1] * len(values))
-        numbers[name] = sum(map(mul, values, weights)) / sum(weights)
+    for name in dict.fromkeys(name for run in runs for name in run.numbers or {}):
+        parts = [
+            (run.numbers[name], run.clips.get(name, 1))
+            for run in runs
+            if run.numbers is not None and name in run.numbers
+        ]
+        of_group = name.startswith(score_of(""))  # of which a fold may have no clips
+        if of_group or len(parts) == len(runs):
+            total = sum(weight for _, weight in parts)
+            numbers[name] = sum(value * weight for value, weight in parts) / total
     return numbers
 
 
-def _in_all(rows: Sequence[Mapping[str, V]]) -> dict[str, list[V]]:
+def _in_all(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Column -> its values, of the columns that every row has."""
     return {name: [row[name] for row in rows] for name in rows[0] if all(name in r for r in rows)}
 
